@@ -1,0 +1,195 @@
+"""Reading a config: a file, a mapping, settings from a command line; all mistakes at once."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gossipfl.config.model import Config
+from gossipfl.config.problems import combination_problems, field_of, invalid, key_problems
+from gossipfl.errors import ConfigError, Problem
+
+Source = str | os.PathLike[str] | Mapping[str, object] | Config | None
+Overrides = Mapping[str, object] | Iterable[str] | None
+_BAD = object()
+
+
+def load_config(source: Source = None, overrides: Overrides = None) -> Config:
+    """A validated Config of a TOML file, a mapping of sections, another Config, or nothing (the defaults).
+
+    `overrides` win: a mapping of dotted keys (`{"train.lr": 0.05}`) or of sections, or an iterable of
+    `KEY=VALUE` texts as `--set` takes them. Raises ConfigError with every mistake that is found, each under its
+    dotted key.
+    """
+    if isinstance(source, Config) and not overrides:
+        return source
+    problems: list[Problem] = []
+    data = _read(source, problems)
+    readable = data is not None
+    data = data or {}
+    for key, value in _settings(overrides, problems):
+        _put(data, key, value, problems)
+    config, found = _validate(data, combinations=readable)
+    problems += found
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return config
+
+
+def _read(source: Source, problems: list[Problem]) -> dict[str, object] | None:
+    """The source's tables, or None (and a problem) if it cannot be read."""
+    data: dict[str, object] = {}
+    if source is None:
+        return data
+    if isinstance(source, Config):
+        return dict(source.to_dict())
+    if isinstance(source, Mapping):
+        for key, value in source.items():
+            _put(data, str(key), _plain(value, str(key), problems), problems)
+        return data
+    path = os.fspath(source)
+    try:
+        text = Path(path).read_bytes().decode()
+        found = tomllib.loads(text)
+    except FileNotFoundError:
+        problems.append(
+            Problem(path, "no such file", "give an existing config file, or none for the defaults")
+        )
+    except IsADirectoryError:
+        problems.append(Problem(path, "is a folder", f"give a file, such as {Path(path) / 'config.toml'}"))
+    except OSError as error:
+        problems.append(Problem(path, f"cannot be read: {error.strerror}", "give a readable config file"))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        problems.append(Problem(f"{path}:{line}", "is not UTF-8 text", "save the file as UTF-8"))
+    except tomllib.TOMLDecodeError as error:
+        problems.append(_syntax(path, text, str(error)))
+    else:
+        return {key: plain for key, v in found.items() if (plain := _plain(v, key, problems)) is not _BAD}
+    return None
+
+
+def _syntax(path: str, text: str, message: str) -> Problem:
+    where = re.search(r" \(at line (\d+), column \d+\)$", message)
+    line = int(where[1]) if where else max(1, len(text.splitlines()))
+    wrong = re.sub(r" \(at [^()]*\)$", "", message)
+    return Problem(
+        f"{path}:{line}", f"is not TOML: {wrong[:1].lower()}{wrong[1:]}", "write KEY = VALUE in a [table]"
+    )
+
+
+def _settings(overrides: Overrides, problems: list[Problem]) -> list[tuple[str, object]]:
+    if overrides is None:
+        return []
+    if isinstance(overrides, Mapping):
+        return [(str(key), _plain(value, str(key), problems)) for key, value in overrides.items()]
+    found = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            problems.append(Problem("--set", f"{text!r} is not KEY=VALUE", "write it like train.lr=0.05"))
+        else:
+            found.append((key, _parse(key, value.strip(), problems)))
+    return found
+
+
+def _parse(key: str, text: str, problems: list[Problem]) -> object:
+    """The text as a TOML value, else as itself; for a key that holds a text, `42` is a text too."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        if text[:1] in ("[", "{", '"', "'"):
+            right = 'quote texts and close what is opened, such as ["a", "b"]'
+            problems.append(Problem(key, f"{text} is not a TOML value", right))
+            return _BAD
+        return text
+    value = parsed["value"]
+    field = field_of(key)
+    wants_text = field is not None and field.annotation is str and not isinstance(value, str)
+    if len(parsed) > 1 or wants_text or not isinstance(value, bool | int | float | str | list | dict):
+        return text
+    return _plain(value, key, problems)
+
+
+def _plain(value: object, key: str, problems: list[Problem]) -> object:
+    """A copy made of bool, int, float, str, list and dict alone, or `_BAD` and a problem."""
+    if isinstance(value, Mapping):
+        pairs = [(str(k), _plain(v, f"{key}.{k}", problems)) for k, v in value.items()]
+        return {k: v for k, v in pairs if v is not _BAD}
+    if isinstance(value, list | tuple):
+        return [v for item in value if (v := _plain(item, key, problems)) is not _BAD]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, bool | int | float | str) and getattr(value, "shape", None) == ():
+        item = getattr(value, "item", None)
+        value = item() if callable(item) else value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and not math.isnan(value):
+        return float(value)
+    if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value):
+        return str(value)
+    wrong = "cannot be nan" if isinstance(value, float) else f"cannot hold a {type(value).__name__}"
+    problems.append(Problem(key, wrong, "a number, a text, true or false, or a list or table of those"))
+    return _BAD
+
+
+def _put(data: dict[str, object], key: str, value: object, problems: list[Problem]) -> None:
+    """Set a dotted key; a table is merged into a table."""
+    if value is _BAD:
+        return
+    *parents, last = key.split(".")
+    table = data
+    for depth, name in enumerate(parents, start=1):
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            problems.append(Problem(key, f"{'.'.join(parents[:depth])} is not a table", "set that key alone"))
+            return
+        table = inner
+    present = table.get(last)
+    if isinstance(present, dict) and isinstance(value, dict):
+        for name, inner in value.items():
+            _put(present, name, inner, problems)
+    else:
+        table[last] = value
+
+
+def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, list[Problem]]:
+    problems = list(key_problems(data))
+    _drop(data, problems)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        wrong = {}
+        for detail in error.errors(include_url=False):
+            section, key, *_ = (str(part) for part in (*detail["loc"], ""))
+            table = data.get(section)
+            value = table.get(key) if isinstance(table, dict) else table
+            wrong[f"{section}.{key}"] = invalid(f"{section}.{key}", value)
+        problems += wrong.values()
+        _drop(data, list(wrong.values()))
+        config = Config.model_validate(data)
+    bad = {problem.key for problem in problems}
+    if combinations:
+        problems += [problem for keys, problem in combination_problems(config) if not keys & bad]
+    return config, problems
+
+
+def _drop(data: dict[str, object], problems: list[Problem]) -> None:
+    """Take out the keys that have a problem, so that the rest can be checked."""
+    for key in {problem.key for problem in problems}:
+        section, _, rest = key.partition(".")
+        table = data.get(section)
+        if rest and isinstance(table, dict):
+            table.pop(rest, None)
+        else:
+            data.pop(section, None)

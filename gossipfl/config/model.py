@@ -1,0 +1,100 @@
+"""The whole configuration of a swarm: its sections, and what is said of them as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+
+from pydantic import Field
+
+from gossipfl.config.sections import (
+    Algorithm,
+    Data,
+    Network,
+    OpenSection,
+    Section,
+    Swarm,
+    Topology,
+    Train,
+    Wire,
+)
+from gossipfl.config.toml import toml_document
+
+
+class Config(Section):
+    """A validated swarm.toml, frozen. Made by `load_config`, which checks more than the types."""
+
+    swarm: Swarm = Field(default_factory=Swarm, description="The swarm as a whole.")
+    topology: Topology = Field(default_factory=Topology, description="Who talks to whom.")
+    algorithm: Algorithm = Field(
+        default_factory=Algorithm, description="The rule and when it exchanges; its own keys beside them."
+    )
+    train: Train = Field(
+        default_factory=Train, description="Local training; the optimizer's own keywords beside the keys."
+    )
+    task: dict[str, object] = Field(default_factory=dict, description="The task's own keys.")
+    data: Data = Field(default_factory=Data, description="How the data are split.")
+    wire: Wire = Field(default_factory=Wire, description="How bytes move between real nodes.")
+    network: Network = Field(
+        default_factory=Network, description="What the event engine pretends, in virtual seconds."
+    )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The nodes' names in node order."""
+        return tuple(f"node-{i}" for i in range(self.swarm.nodes))
+
+    def to_dict(self) -> dict[str, dict[str, object]]:
+        """All keys resolved: section -> key -> value, a section's extra keys after its own. A copy."""
+        return self.model_dump(mode="python")
+
+    def to_toml(self) -> str:
+        """All keys resolved, as a document that `load_config` reads back to an equal Config."""
+        return toml_document(self.to_dict())
+
+    def comparable(self) -> dict[str, object]:
+        """What peers must agree on: dotted key -> value, without the keys that are a machine's own."""
+        return {
+            f"{section}.{key}": value
+            for section, table in self.to_dict().items()
+            for key, value in table.items()
+            if f"{section}.{key}" not in LOCAL_KEYS
+        }
+
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of `comparable()`: equal for nodes that fit together."""
+        text = json.dumps(self.comparable(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sections() -> dict[str, type[Section]]:
+    found = {}
+    for name, field in Config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found[name] = kind
+    return found
+
+
+SECTIONS: dict[str, type[Section]] = _sections()
+"""The tables whose keys are known, by name; `task` is not among them: all its keys are free."""
+
+OPEN = frozenset(name for name, kind in SECTIONS.items() if issubclass(kind, OpenSection))
+"""Sections that take other keys beside their own."""
+
+LOCAL_KEYS = frozenset(
+    f"{name}.{key}"
+    for name, kind in SECTIONS.items()
+    for key, field in kind.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("x-local")
+)
+"""Dotted keys that are a machine's own: peers do not compare them."""
+
+
+def json_schema() -> dict[str, object]:
+    """The JSON schema (draft 2020-12) of swarm.toml, for editors; `x-local` marks a machine's own keys."""
+    schema: dict[str, object] = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema.update(Config.model_json_schema())
+    schema["title"] = "swarm.toml"
+    return schema

@@ -1,0 +1,208 @@
+"""From a mistake in a config to one line that says what is wrong and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Literal, get_args, get_origin
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from gossipfl.config.model import OPEN, SECTIONS, Config
+from gossipfl.config.sections import Expected, Section
+from gossipfl.config.toml import toml_value
+from gossipfl.errors import Problem
+
+LATER_KEYS = frozenset(
+    {
+        "stop",
+        "security",
+        "node",
+        "swarm.checkpoint_every",
+        "swarm.start_quorum",
+        "swarm.tensorboard",
+        "algorithm.aggregate",
+        "algorithm.on_death",
+        "algorithm.replay",
+        "wire.codec",
+        "wire.dtype",
+        "wire.deadline",
+        "wire.patience",
+        "wire.quorum",
+    }
+)
+LATER_VALUES = {
+    "algorithm.exchange": ("pairwise", "push"),
+    "wire.transport": ("shm",),
+    "data.partition": ("local",),
+}
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 'a text in "quotes"'}
+
+
+def keys() -> list[str]:
+    """Every key the config itself knows, dotted."""
+    return [f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.model_fields]
+
+
+def field_of(key: str) -> FieldInfo | None:
+    """The field of a dotted key, or None where the key is unknown or free."""
+    section, _, rest = key.partition(".")
+    kind = SECTIONS.get(section)
+    return kind.model_fields.get(rest) if kind else None
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word most like this one, or None if none is like it."""
+    found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def expected(field: FieldInfo) -> str:
+    """What a value of this field must be, in words: type, range, choices."""
+    for note in field.metadata:
+        if isinstance(note, Expected):
+            return note.text
+    if get_origin(field.annotation) is Literal:
+        options = [str(option) for option in get_args(field.annotation)]
+        return f"one of {', '.join(options)}" if len(options) > 1 else f'only "{options[0]}" is possible'
+    words = [_TYPES[field.annotation]] if field.annotation in _TYPES else []
+    for note in field.metadata:
+        match note:
+            case annotated_types.Ge(ge=bound):
+                words.append(f"at least {bound}")
+            case annotated_types.Gt(gt=bound):
+                words.append(f"above {bound}")
+            case annotated_types.Le(le=bound):
+                words.append(f"at most {bound}")
+            case annotated_types.Lt(lt=bound):
+                words.append(f"below {bound}")
+    return ", ".join(words)
+
+
+def shown(value: object) -> str:
+    """A value as it would stand in the file, shortened."""
+    try:
+        text = toml_value(value)
+    except TypeError:
+        text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def invalid(key: str, value: object) -> Problem:
+    """The value of a known key has the wrong type or is out of range."""
+    field = field_of(key)
+    right = expected(field) if field else ""
+    if field and isinstance(value, str) and get_origin(field.annotation) is Literal:
+        guess = nearest(value, map(str, get_args(field.annotation)))
+        right += f'; did you mean "{guess}"?' if guess else ""
+    return Problem(key, f"cannot be {shown(value)}", right)
+
+
+def later(key: str) -> Problem:
+    """A key of a later version."""
+    return Problem(key, "is not available in this version", "remove it")
+
+
+def unknown(key: str) -> Problem:
+    """A key that nothing knows, with the nearest that exists."""
+    section, _, rest = key.partition(".")
+    if not rest:
+        elsewhere = [known for known in keys() if known.endswith(f".{section}")]
+        sections = [*SECTIONS, "task"]
+        guess = elsewhere[0] if elsewhere else nearest(section, sections)
+        right = f"did you mean {guess}?" if guess else f"the tables are {', '.join(sections)}"
+        return Problem(key, "unknown key", right)
+    kind = SECTIONS[section]
+    elsewhere = [known for known in keys() if known.endswith(f".{rest}")]
+    near = nearest(rest, kind.model_fields)
+    guess = elsewhere[0] if elsewhere else f"{section}.{near}" if near else nearest(key, keys())
+    right = f"did you mean {guess}?" if guess else f"the keys of {section} are {', '.join(kind.model_fields)}"
+    return Problem(key, "unknown key", right)
+
+
+def _key_problem(section: str, kind: type[Section], key: str) -> Problem | None:
+    dotted = f"{section}.{key}"
+    if dotted in LATER_KEYS:
+        return later(dotted)
+    if key in kind.model_fields:
+        return None
+    if section not in OPEN:
+        return unknown(dotted)
+    near = nearest(key, kind.model_fields, cutoff=0.8)
+    return Problem(dotted, "unknown key", f"did you mean {section}.{near}?") if near else None
+
+
+def key_problems(data: dict[str, object]) -> Iterator[Problem]:
+    """Keys that do not exist, do not exist yet, or are tables where they must not be (or the reverse)."""
+    for name, table in data.items():
+        if name in LATER_KEYS:
+            yield later(name)
+        elif name not in Config.model_fields:
+            yield unknown(name)
+        elif not isinstance(table, dict):
+            hint = f"write {name}.KEY = ..." if name != "task" else "to choose the task, set train.task"
+            yield Problem(name, f"cannot be {shown(table)}", f"it is a table; {hint}")
+        elif name in SECTIONS:
+            for key in table:
+                problem = _key_problem(name, SECTIONS[name], key)
+                if problem:
+                    yield problem
+            for key, value in table.items():
+                if value in LATER_VALUES.get(f"{name}.{key}", ()):
+                    field = field_of(f"{name}.{key}")
+                    right = expected(field) if field else ""
+                    yield Problem(f"{name}.{key}", f"{shown(value)} is not available in this version", right)
+
+
+def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
+    """Values that are fine alone and impossible together: the keys that are involved, and the mistake."""
+    algorithm, train, data = config.algorithm, config.train, config.data
+    both = frozenset({"algorithm.local_steps", "algorithm.local_epochs"})
+    if algorithm.local_steps and algorithm.local_epochs:
+        wrong = f"is {algorithm.local_epochs} while algorithm.local_steps is {algorithm.local_steps}"
+        yield both, Problem("algorithm.local_epochs", wrong, "set one of them to 0")
+    if not algorithm.local_steps and not algorithm.local_epochs:
+        yield (
+            both,
+            Problem("algorithm.local_steps", "cannot be 0", "set it or algorithm.local_epochs to at least 1"),
+        )
+    if train.lr_schedule == "cosine" and train.cosine_min > train.lr:
+        wrong = f"is {train.cosine_min}, above train.lr"
+        involved = frozenset({"train.lr_schedule", "train.cosine_min", "train.lr"})
+        yield involved, Problem("train.cosine_min", wrong, f"at most train.lr, which is {train.lr}")
+    if data.partition == "file" and not data.file:
+        involved = frozenset({"data.partition", "data.file"})
+        right = "a JSON file with a list of lists of sample indices, one a node"
+        yield involved, Problem("data.file", 'is empty while data.partition is "file"', right)
+    yield from _optimizer_problems(config)
+
+
+_KEYWORDS = {
+    "sgd": {"dampening", "nesterov", "maximize", "foreach", "differentiable", "fused"},
+    "adam": {"betas", "eps", "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"},
+}
+_KEYWORDS["adamw"] = _KEYWORDS["adam"]
+
+
+def _optimizer_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
+    """The keywords of the usual optimizers are checked here, without torch; others when the optimizer is made."""
+    train, name = config.train, config.train.optimizer.lower()
+    involved = frozenset({"train.optimizer", "train.momentum"})
+    if name not in _KEYWORDS:
+        return
+    for key in train.extra:
+        if key not in _KEYWORDS[name]:
+            elsewhere = [known for known in keys() if known.endswith(f".{key}")]
+            near = nearest(key, [*_KEYWORDS[name], *type(train).model_fields])
+            guess = elsewhere[0] if elsewhere else f"train.{near}" if near else None
+            right = f"did you mean {guess}?" if guess else f"{name} has {', '.join(sorted(_KEYWORDS[name]))}"
+            yield (
+                involved,
+                Problem(f"train.{key}", f"unknown key, of [train] and of the optimizer {name}", right),
+            )
+    if name != "sgd" and train.momentum:
+        right = "leave train.momentum at 0 (its betas stand beside), or take the optimizer sgd"
+        yield involved, Problem("train.momentum", f"the optimizer {name} has no momentum", right)
+    if name == "sgd" and train.extra.get("nesterov") and not train.momentum:
+        yield involved, Problem("train.nesterov", "needs momentum", "set train.momentum, such as 0.9")

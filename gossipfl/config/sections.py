@@ -1,0 +1,256 @@
+"""The sections of swarm.toml as frozen models: one class a table, one described field a key.
+
+Everything that is told about a key lives here once: its type, range, default, description, and whether it is this
+machine's own (`x-local`, not part of what peers compare). The JSON schema and the documentation are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+LOCAL: JsonDict = {"x-local": True}
+PARTITIONS = ("iid", "dirichlet", "shards", "classes", "quantity", "natural", "file")
+
+
+class Expected(NamedTuple):
+    """What a value of a field would look like, where its type and range do not say it."""
+
+    text: str
+
+
+def _tuple(value: object) -> object:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _known(names: tuple[str, ...]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in names and ":" not in value:
+            raise ValueError("unknown name")
+        return value
+
+    return check
+
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^\w[\w.-]{0,63}$"),
+    Expected("up to 64 letters, digits, '_', '-' and '.' (it names the run's folder)"),
+]
+GraphSpec = Annotated[
+    str,
+    Field(min_length=1),
+    Expected('a graph such as "ring", "torus:4x8" or "regular:4", a file, or "module:function"'),
+]
+WeightsSpec = Annotated[
+    str, Field(min_length=1), Expected('weights such as "metropolis", or "module:function"')
+]
+RuleSpec = Annotated[str, Field(min_length=1), Expected('a rule such as "dpsgd", or "module:function"')]
+TaskSpec = Annotated[str, Field(min_length=1), Expected('a task such as "digits", or "module:function"')]
+PartitionSpec = Annotated[
+    str,
+    AfterValidator(_known(PARTITIONS)),
+    Expected(f'one of {", ".join(PARTITIONS)}, or "module:function"'),
+]
+OptimizerName = Annotated[
+    str, Field(pattern=r"^[A-Za-z]\w*$"), Expected('the name of a torch.optim class, such as "sgd" or "adam"')
+]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), Expected('"auto", "cpu", "cuda", "cuda:1" or "mps"')
+]
+Patterns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_tuple),
+    Field(min_length=1),
+    Expected('a list of parameter names, * for any text, such as ["*"] or ["encoder.*"]'),
+]
+
+
+class Section(BaseModel):
+    """A table of swarm.toml: frozen, no silent conversion (`"8"` is no number), no infinities."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class OpenSection(Section):
+    """A table that also takes keys of what is chosen in it (a rule's gamma, an optimizer's betas): see `extra`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def extra(self) -> dict[str, object]:
+        """The keys beside the section's own, as given."""
+        return dict(self.model_extra or {})
+
+
+class Swarm(Section):
+    """The swarm as a whole: how many nodes, for how long, from which seed."""
+
+    name: Name = Field("demo", description="Name of the swarm; the run's default folder is runs/NAME-TIME.")
+    nodes: int = Field(8, ge=1, description="Number of nodes.")
+    rounds: int = Field(
+        100,
+        ge=1,
+        description="Rounds to run; a round is one local phase and, every `every`-th, one exchange.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="The seed of everything drawn: graph, partition, start, batches, virtual delays.",
+    )
+    same_start: bool = Field(
+        True, description="All nodes start from the same parameters; false: each from its own."
+    )
+    eval_every: int = Field(
+        10,
+        ge=1,
+        description="Evaluate on the test set every so many rounds; the last round is always evaluated.",
+    )
+    start_timeout: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds to wait for the neighbors at the start; 0: wait on, and say for whom.",
+        json_schema_extra=LOCAL,
+    )
+
+
+class Topology(Section):
+    """Who may talk to whom, and how much of each neighbor a node takes."""
+
+    graph: GraphSpec = Field(
+        "ring",
+        description='The graph: a name with its arguments ("torus:4x8"), a file, or "module:function".',
+    )
+    weights: WeightsSpec = Field(
+        "metropolis", description='How the mixing matrix is made of the graph: a name or "module:function".'
+    )
+    allow_disconnected: bool = Field(
+        False, description="Run on a graph that is not connected, where consensus cannot be reached."
+    )
+
+
+class Algorithm(OpenSection):
+    """The rule and when it exchanges; the rule's own keys (gamma, lazy, beta, ...) stand beside these."""
+
+    rule: RuleSpec = Field(
+        "dpsgd", description='What is sent and how it is taken in: a rule\'s name or "module:function".'
+    )
+    exchange: Literal["rounds"] = Field(
+        "rounds", description="When to send and what to wait for; rounds: each round, all neighbors."
+    )
+    local_steps: int = Field(
+        1, ge=0, description="Optimizer steps in a local phase; 0 if they are counted by local_epochs."
+    )
+    local_epochs: int = Field(
+        0, ge=0, description="Passes over the node's own data in a local phase; 0: counted by local_steps."
+    )
+    every: int = Field(1, ge=1, description="Exchange after every so many local phases.")
+    buffers: Literal["average", "local"] = Field(
+        "average",
+        description="Buffers such as BatchNorm's statistics: averaged like parameters, or kept local.",
+    )
+    share: Patterns = Field(
+        ("*",), description="Names of the parameters that are shared (* for any text); the others stay local."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_by_epochs(cls, data: object) -> object:
+        """`local_epochs` alone means no `local_steps`."""
+        if isinstance(data, dict) and data.get("local_epochs") and "local_steps" not in data:
+            return {**data, "local_steps": 0}
+        return data
+
+
+class Train(OpenSection):
+    """Local training; the optimizer's own keywords (nesterov, betas, ...) stand beside these."""
+
+    task: TaskSpec = Field("digits", description='Model and data: a task\'s name or "module:function".')
+    optimizer: OptimizerName = Field("sgd", description="Any torch.optim class, by its name in any case.")
+    lr: float = Field(0.1, gt=0, description="Learning rate.")
+    lr_schedule: Literal["constant", "warmup", "step", "cosine"] = Field(
+        "constant", description="How the learning rate changes from round to round."
+    )
+    warmup_rounds: int = Field(
+        5, ge=1, description="warmup: rounds in which the rate rises linearly to lr, where it stays."
+    )
+    step_every: int = Field(
+        30, ge=1, description="step: the rate is multiplied by step_factor every so many rounds."
+    )
+    step_factor: float = Field(0.1, gt=0, le=1, description="step: what the rate is multiplied by.")
+    cosine_min: float = Field(
+        0.0,
+        ge=0,
+        description="cosine: the learning rate that half a cosine falls to, from lr, in the last round.",
+    )
+    batch: int = Field(32, ge=1, description="Samples in a batch.", json_schema_extra=LOCAL)
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of the optimizer, where it has one.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    clip: float = Field(
+        0.0, ge=0, description="Largest 2-norm of a gradient, longer ones are scaled; 0: off."
+    )
+    device: Device = Field(
+        "auto",
+        description='Where to train: "cpu", "cuda", "cuda:1", "mps"; auto: the best there is.',
+        json_schema_extra=LOCAL,
+    )
+    threads: int = Field(
+        1, ge=1, description="PyTorch threads a node; more than one can change the last bits."
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="Number type of the parameters.")
+
+
+class Data(Section):
+    """How the training data are split over the nodes."""
+
+    partition: PartitionSpec = Field(
+        "dirichlet", description='Which node holds which samples: a name or "module:function".'
+    )
+    alpha: float = Field(
+        0.5, gt=0, description="dirichlet: concentration; the smaller, the less alike the nodes' labels."
+    )
+    min_size: int = Field(1, ge=1, description="dirichlet, quantity: fewest samples a node may get.")
+    shards_per_node: int = Field(2, ge=1, description="shards: label-sorted shards a node.")
+    classes_per_node: int = Field(2, ge=1, description="classes: classes a node.")
+    sigma: float = Field(1.0, ge=0, description="quantity: spread of the log-normal sizes.")
+    column: str = Field(
+        "", description="natural: the task's id column to split by; empty: the task's own choice."
+    )
+    file: str = Field("", description="file: a JSON file, a list of lists of sample indices, one a node.")
+    path: str = Field(
+        "", description="Folder that holds the task's data; empty: looked for.", json_schema_extra=LOCAL
+    )
+
+
+class Wire(Section):
+    """How bytes move between real nodes."""
+
+    transport: Literal["auto", "ipc", "tcp"] = Field(
+        "auto", description="ZeroMQ over ipc (one machine) or tcp; auto: the fastest that both ends have."
+    )
+    heartbeat: float = Field(
+        1.0, gt=0, description="Seconds between two signs of life that a node sends its neighbors."
+    )
+
+
+class Network(Section):
+    """The network that the event engine pretends, in virtual seconds; real nodes and the vector engine ignore it."""
+
+    latency: float = Field(
+        0.001, ge=0, description="Virtual seconds a message takes over an edge.", json_schema_extra=LOCAL
+    )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        description="Virtual seconds at most that a message takes longer, uniformly drawn from the seed.",
+        json_schema_extra=LOCAL,
+    )
+    compute: float = Field(
+        0.01, ge=0, description="Virtual seconds that a local optimizer step takes.", json_schema_extra=LOCAL
+    )
