@@ -24,8 +24,8 @@ def load_config(source: Source = None, overrides: Overrides = None) -> Config:
     """A validated Config of a TOML file, a mapping of sections, another Config, or nothing (the defaults).
 
     `overrides` win: a mapping of dotted keys (`{"train.lr": 0.05}`) or of sections, or an iterable of
-    `KEY=VALUE` texts as `--set` takes them. Raises ConfigError with every mistake that is found, each under its
-    dotted key.
+    `KEY=VALUE` texts as `--set` takes them. Raises ConfigError with every mistake that is found, each under
+    its dotted key.
     """
     if isinstance(source, Config) and not overrides:
         return source

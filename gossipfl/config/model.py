@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 
 from pydantic import Field
 
@@ -40,7 +39,7 @@ class Config(Section):
         default_factory=Network, description="What the event engine pretends, in virtual seconds."
     )
 
-    @cached_property
+    @property
     def names(self) -> tuple[str, ...]:
         """The nodes' names in node order."""
         return tuple(f"node-{i}" for i in range(self.swarm.nodes))
@@ -56,7 +55,7 @@ class Config(Section):
     def comparable(self) -> dict[str, object]:
         """What peers must agree on: dotted key -> value, without the keys that are a machine's own."""
         return {
-            f"{section}.{key}": value
+            f"{section}.{key}": list(value) if isinstance(value, tuple) else value
             for section, table in self.to_dict().items()
             for key, value in table.items()
             if f"{section}.{key}" not in LOCAL_KEYS

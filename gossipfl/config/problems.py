@@ -186,9 +186,8 @@ _KEYWORDS["adamw"] = _KEYWORDS["adam"]
 
 
 def _optimizer_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
-    """The keywords of the usual optimizers are checked here, without torch; others when the optimizer is made."""
+    """The usual optimizers' keywords are checked here, without torch; others when the optimizer is made."""
     train, name = config.train, config.train.optimizer.lower()
-    involved = frozenset({"train.optimizer", "train.momentum"})
     if name not in _KEYWORDS:
         return
     for key in train.extra:
@@ -197,10 +196,9 @@ def _optimizer_problems(config: Config) -> Iterator[tuple[frozenset[str], Proble
             near = nearest(key, [*_KEYWORDS[name], *type(train).model_fields])
             guess = elsewhere[0] if elsewhere else f"train.{near}" if near else None
             right = f"did you mean {guess}?" if guess else f"{name} has {', '.join(sorted(_KEYWORDS[name]))}"
-            yield (
-                involved,
-                Problem(f"train.{key}", f"unknown key, of [train] and of the optimizer {name}", right),
-            )
+            wrong = f"unknown key, of [train] and of the optimizer {name}"
+            yield frozenset({"train.optimizer"}), Problem(f"train.{key}", wrong, right)
+    involved = frozenset({"train.optimizer", "train.momentum"})
     if name != "sgd" and train.momentum:
         right = "leave train.momentum at 0 (its betas stand beside), or take the optimizer sgd"
         yield involved, Problem("train.momentum", f"the optimizer {name} has no momentum", right)

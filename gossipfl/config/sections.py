@@ -1,7 +1,8 @@
 """The sections of swarm.toml as frozen models: one class a table, one described field a key.
 
-Everything that is told about a key lives here once: its type, range, default, description, and whether it is this
-machine's own (`x-local`, not part of what peers compare). The JSON schema and the documentation are made from it.
+Everything that is told about a key lives here once: its type, range, default, description, and whether it is
+this machine's own (`x-local`, not part of what peers compare). The JSON schema and the documentation are made
+from it.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """A table that also takes keys of what is chosen in it (a rule's gamma, an optimizer's betas): see `extra`."""
+    """A table that also takes keys of what is chosen in it, as a rule's gamma or an optimizer's betas."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -240,7 +241,7 @@ class Wire(Section):
 
 
 class Network(Section):
-    """The network that the event engine pretends, in virtual seconds; real nodes and the vector engine ignore it."""
+    """The network that the event engine pretends, in virtual seconds; other engines ignore it."""
 
     latency: float = Field(
         0.001, ge=0, description="Virtual seconds a message takes over an edge.", json_schema_extra=LOCAL

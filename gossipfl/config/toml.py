@@ -1,4 +1,4 @@
-"""Writing TOML: tables of scalars, lists and inline tables, so that `tomllib` reads the same values back bit for bit."""
+"""Writing TOML, so that `tomllib` reads the same values back bit for bit."""
 
 from __future__ import annotations
 
