@@ -1,0 +1,114 @@
+"""What a machine is told (events) and what it asks for (effects). Plain values: whoever drives it owns clock and sockets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gossipfl.core.messages import Message, Vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The neighbours this node waits for are there: round 0 begins at `x` [d]."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The local phase of the current round is done.
+
+    `x` and `after` are the parameters [d] before and after it. Neither may be written again by the caller: the payload
+    made of them is kept until every neighbour has counted it. `ratio`: this phase's learning rate over the last one's.
+    """
+
+    x: Tensor
+    after: Tensor
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """A connection that this end dialled is open."""
+
+    peer: int
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message came in on a session with a peer."""
+
+    peer: int
+    session: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """A session is closed; `gone`: the peer is known not to come back (its process ended)."""
+
+    peer: int
+    session: int | None
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has reached the machine's deadline."""
+
+
+Event = Begin | Stepped | PeerUp | Received | PeerDown | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a message on a session with a peer."""
+
+    peer: int
+    session: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The round is closed: `x` [d] is the parameters from here on.
+
+    `sent` and `mixed` are what this node gave to the average and what the average gave back (equal length; empty where
+    the rule sends nothing); `counted`: the neighbours whose payload of this round is in it, ascending.
+    """
+
+    round: int
+    x: Tensor
+    sent: Vectors
+    mixed: Vectors
+    counted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Add `delta` [d] to the parameters (a payload that came after the last round)."""
+
+    delta: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the records: `kind` as in the run's files, about `peer`, with fields of its own."""
+
+    kind: str
+    peer: int
+    text: str = ""
+    round: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All rounds are done and every neighbour that lives has counted what it was sent: the node may leave."""
+
+
+Effect = Send | Adopt | Shift | Note | Finished

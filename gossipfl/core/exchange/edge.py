@@ -1,0 +1,136 @@
+"""One end of an edge: an edge counts in a round at both ends or at neither (docs/protocol.md, "An edge").
+
+An edge counts in round t iff both ends decided DATA for t. Decisions are irrevocable; payloads are delivered exactly once
+and in order; each message says through which round its sender has counted, and at most `WINDOW` payloads of an edge are
+neither counted nor refused by the peer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from gossipfl.core.messages import LAST, Data, Hello, Message, Nothing, Vectors
+
+WINDOW: Final = 2
+
+
+class Flow(NamedTuple):
+    """A late payload that counts after all: what the peer sent and what this end sent in round `round`."""
+
+    peer: int
+    round: int
+    theirs: Vectors
+    mine: Vectors
+    weight: float
+
+
+@dataclass(slots=True)
+class Sent:
+    """A payload of this end that is not released yet."""
+
+    payload: Vectors
+    weight: float
+    settled: bool = False
+
+
+@dataclass(slots=True)
+class Edge:
+    """The state of one end. Rounds are -1 before the first."""
+
+    peer: int
+    heard: int = -1  # last round heard of from the peer
+    counted: int = -1  # counted through this round
+    acked: int = -1  # the peer has counted through this round of mine
+    sent: int = -1  # last round emitted
+    plan: bool = False  # decided DATA for the coming round
+    up: bool = False  # hello and welcome have passed
+    gone: bool = False  # the peer will not come back
+    session: int | None = None
+    peer_inc: int | None = None
+    out: dict[int, Sent] = field(default_factory=dict)
+    inbox: dict[int, Vectors] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ rounds
+
+    def decide(self, round: int) -> None:
+        """Will this end send its payload of `round`? Not before everything open on the edge is settled."""
+        unanswered = any(t > self.heard for t in self.out)
+        unacknowledged = sum(t > self.acked for t in self.out) > WINDOW - 1
+        refused = self.heard >= round and round not in self.inbox
+        self.plan = self.up and not (unanswered or unacknowledged or refused)
+
+    def emit(self, round: int, payload: Vectors, weight: float) -> Message:
+        """The message of this round. A line that broke since the decision does not change it: it is sent again later."""
+        self.sent = round
+        if not self.plan:
+            return Nothing(round, self.counted)
+        self.out[round] = Sent(payload, weight)
+        return Data(round, self.counted, payload)
+
+    def counts(self, round: int) -> bool:
+        """Both ends gave DATA for this round and both payloads are here."""
+        return round in self.inbox and round in self.out and not self.out[round].settled
+
+    def settle(self, through: int) -> list[Flow]:
+        """Take the pairs of payloads up to and including a round; each is counted once. Ascending rounds."""
+        flows = []
+        for t in sorted(t for t in self.inbox if t <= through):
+            theirs, mine = self.inbox.pop(t), self.out.get(t)
+            if mine is not None and not mine.settled:
+                mine.settled = True
+                flows.append(Flow(self.peer, t, theirs, mine.payload, mine.weight))
+        return flows
+
+    def release(self, round: int) -> None:
+        """The round is closed here: move `counted` on and let go of what the peer refused or has counted."""
+        self.counted = max(self.counted, min(self.heard, round))
+        self._drop(self.counted)
+
+    def _drop(self, through: int) -> None:
+        for t in [t for t, s in self.out.items() if t <= through and (not s.settled or t <= self.acked)]:
+            del self.out[t]
+
+    # ---------------------------------------------------------------- messages
+
+    def receive(self, message: Data | Nothing) -> bool:
+        """Take a message in; False if it is one already heard."""
+        self.acked = max(self.acked, min(message.counted, self.sent))
+        if message.round <= self.heard:
+            return False
+        if isinstance(message, Data):
+            self.inbox[message.round] = message.payload
+        self.heard = message.round
+        return True
+
+    @property
+    def done(self) -> bool:
+        """The peer has said goodbye."""
+        return self.heard >= LAST
+
+    # ---------------------------------------------------------------- sessions
+
+    def meet(self, hello: Hello, inc: int) -> list[Message]:
+        """The peer's hello or welcome: the edge is up. Returns what has to be sent (again)."""
+        messages: list[Message] = []
+        heard = hello.heard
+        lineage = hello.inc == self.peer_inc and hello.peer_inc == inc
+        if not lineage:  # one of the two does not remember the other: both forget the edge
+            self.out.clear()
+            self.inbox.clear()
+            self.plan = False
+            self.heard = self.counted = hello.sent
+            self.acked = heard = self.sent
+            self.peer_inc = hello.inc
+        self.up, self.gone = True, False
+        last = heard
+        for t in sorted(t for t in self.out if heard < t <= self.sent):
+            messages.append(Data(t, self.counted, self.out[t].payload))
+            last = t
+        if self.sent > last:
+            messages.append(Nothing(self.sent, self.counted))
+        return messages
+
+    def close(self) -> None:
+        """The session is over: nobody is waited for on it."""
+        self.session, self.up = None, False

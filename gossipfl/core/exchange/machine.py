@@ -1,0 +1,17 @@
+"""What every exchange is: a machine that is told events and answers with effects."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gossipfl.core.events import Effect, Event
+
+
+class Machine(Protocol):
+    """Sans-IO: no clock, socket or thread in here; `now` (seconds, any monotonic origin) is an argument."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event in; what has to be done, in order."""
+
+    def deadline(self) -> float | None:
+        """When to send a `Tick` at the latest (in the seconds of `now`), or None."""

@@ -1,0 +1,67 @@
+"""What two nodes say to each other, as values: the wire's bytes are made of these in `transport`, their meaning is in
+`exchange`. The fields are those of the edge protocol (docs/protocol.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROTOCOL_VERSION: Final = 1
+
+#: The round of a `Nothing` that is a goodbye: no data will ever follow.
+LAST: Final = 2**62
+
+Vectors = tuple["Tensor", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first word of a session, sent by the end that dialled; `Welcome` is the same from the other end.
+
+    `about` maps the names of what both ends must agree on (protocol, swarm, graph, model, data, config keys) to values.
+    """
+
+    session: int  # monotone a dialling node
+    inc: int  # incarnation of the sender: changes when it comes back without its exact state
+    peer_inc: int | None  # the receiver's incarnation, as the sender last knew it
+    heard: int  # the last round of the receiver's that the sender has heard of
+    acked: int  # the last round of the sender's that the receiver is known to have counted through
+    sent: int  # the last round the sender has emitted
+    about: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Hello):
+    """The answer to a `Hello` that is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The answer to a `Hello` that is not: one line that names the first key that differs and both values."""
+
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A payload of a round. `counted`: the sender has counted the receiver's rounds through this one (and kept it)."""
+
+    round: int
+    counted: int
+    payload: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The sender has decided to send nothing in this round (`none` on the wire); round `LAST` says goodbye."""
+
+    round: int
+    counted: int
+
+
+Message = Hello | Welcome | Refuse | Data | Nothing

@@ -1,0 +1,106 @@
+"""Rules that keep a sum instead of an average: directed graphs, trees, compressed differences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gossipfl.core.messages import Vectors
+from gossipfl.core.rules.base import Inbox, Links, Part, Rule, State, Turn, zeros
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def push_sum() -> Rule:
+    """(p, w) with p+ = sum a_ij (p_j - D_j), w+ = sum a_ij w_j, x = p / w (Nedic & Olshevsky 2016; Assran et al. 2019,
+    "Stochastic Gradient Push"). A is column-stochastic: any directed graph."""
+
+    def init(x: Tensor, turn: Turn) -> State:
+        return (x, zeros(x[..., :1]) + 1.0)
+
+    def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
+        p, mass = state
+        return (p - (x - after), mass)
+
+    def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
+        p, mass = inbox.mixed
+        return p / mass, (p, mass)
+
+    return Rule(
+        init,
+        emit,
+        absorb,
+        sends=(Part("sum"), Part("mass", "exact")),
+        keeps=(Part("sum"), Part("mass", "exact")),
+        needs=frozenset({"column-stochastic"}),
+    )
+
+
+def choco(gamma: float = 0.2) -> Rule:
+    """CHOCO-SGD (Koloskova et al. 2019, "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed
+    Communication", algorithm 2): every neighbour keeps a copy h of x; only a compressed difference q = Q(x_half - h)
+    travels, h+ = h + q, x+ = x_half + gamma (mix(h+) - h+). Kept: h and s = mix(h)."""
+
+    def init(x: Tensor, turn: Turn) -> State:
+        return (zeros(x), zeros(x))
+
+    def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
+        return (after - state[0],)
+
+    def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
+        copy = state[0] + inbox.sent[0]
+        mixed_copies = state[1] + inbox.mixed[0]
+        return after + gamma * (mixed_copies - copy), (copy, mixed_copies)
+
+    return Rule(
+        init,
+        emit,
+        absorb,
+        sends=(Part("difference", "difference"),),
+        keeps=(Part("copy"), Part("mixed copies")),
+        needs=frozenset({"static", "symmetric"}),
+    )
+
+
+def _links(turn: Turn) -> Links:
+    if turn.links is None:
+        raise ValueError("relay-sum is a per-link rule: the turn must bring its links")
+    return turn.links
+
+
+def relay_sum(count: bool = False) -> Rule:
+    """RelaySum on a tree (Vogels et al. 2021, "RelaySum for Decentralized Deep Learning on Heterogeneous Data"): message
+    m_ij = x_i after + sum over k != j of m_ki of the last round; x+ = (own + all last messages) / n.
+
+    Models that have not arrived yet stand in as x0 (`fill`, the default), or the sum is divided by the models it holds
+    (`count`).
+    """
+
+    def init(x: Tensor, turn: Turn) -> State:
+        links = _links(turn)
+        message = links.spread(zeros(x))
+        return (x, message, message[..., :1])
+
+    def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
+        links, (_, last, models) = _links(turn), state
+        message = links.spread(after + links.gather(last)) - last
+        return (message, links.spread(links.gather(models) + 1.0) - models)
+
+    def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
+        links, (start, last, last_models) = _links(turn), state
+        message, models = inbox.each
+        if inbox.counted is not None:  # a silent link keeps its old message
+            message, models = message.where(inbox.counted, last), models.where(inbox.counted, last_models)
+        total, held = after + links.gather(message), links.gather(models) + 1.0
+        new = total / held if count else (total + (links.nodes - held) * start) / links.nodes
+        return new, (start, message, models)
+
+    return Rule(
+        init,
+        emit,
+        absorb,
+        sends=(Part("message", link=True), Part("models", "exact", link=True)),
+        keeps=(Part("start"), Part("message", link=True), Part("models", "exact", link=True)),
+        per_link=True,
+        needs=frozenset({"tree"}),
+    )
