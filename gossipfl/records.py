@@ -1,0 +1,192 @@
+"""What a node says of itself: one JSON object a line, in a file of its own that any reader can merge.
+
+A file is only ever appended to. A process that dies leaves at most one torn line, which readers skip.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self, runtime_checkable
+
+Record = dict[str, object]
+
+_FLUSH_AT = 256 * 1024  # bytes held back at most between two flushes
+
+
+@runtime_checkable
+class _Listable(Protocol):
+    def tolist(self) -> object: ...
+
+
+def _plain(value: object) -> object:
+    """Numpy and torch values as JSON knows them; NaN and infinities as null (JSON has no word for them)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, _Listable):
+        return _plain(value.tolist())
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain).encode
+
+
+def to_json(value: Mapping[str, object]) -> str:
+    """One line of strict JSON for a mapping of plain, numpy or torch values; non-finite floats are null."""
+    try:
+        return _encode(value)
+    except ValueError:  # a NaN or an infinity somewhere inside: rare, so only then is everything looked at
+        return _encode(_plain(value))
+
+
+class Recorder:
+    """Writes the records of one node to `path`, creating its folder; an existing file is continued.
+
+    Recording never stops training: when the disk is full or the path cannot be written, `failed` says so
+    (path and reason, once) and what follows is dropped. Lines are held back until `flush` or the end of the
+    `with`.
+    """
+
+    def __init__(self, path: Path, node: int, name: str) -> None:
+        self.path, self.node, self.name = path, node, name
+        self.failed = ""
+        self._file: BinaryIO | None = None
+        self._held: list[str] = []
+        self._size = 0
+        self._head = _encode({"node": node, "name": name})[:-1]
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+            if self._file.tell() and not self._whole():
+                self._file.write(b"\n")  # the last writer died inside a line: begin a fresh one
+        except OSError as error:
+            self._fail(error)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as closing:
+                self._fail(closing)
+            self._file = None
+
+    def write(self, kind: str, *, round: int, time: float, **fields: object) -> None:
+        """Add one record; `time` is in seconds since the start. Outside the `with` it is dropped."""
+        if self._file is None or self.failed:
+            return
+        rest = to_json({"round": round, "time": float(f"{time:.6f}"), "kind": kind} | fields)
+        line = f"{self._head},{rest[1:]}\n"
+        self._held.append(line)
+        self._size += len(line)
+        if self._size > _FLUSH_AT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what was held back to the operating system."""
+        if self._file is None or not self._held:
+            return
+        left = memoryview("".join(self._held).encode("utf-8", "replace"))
+        self._held.clear()
+        self._size = 0
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._fail(error)
+
+    def _whole(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(-1, 2)
+            return file.read(1) == b"\n"
+
+    def _fail(self, error: OSError) -> None:
+        if not self.failed:
+            self.failed = f"{self.path}: {error.strerror or error}; records from here on are not kept"
+        self._held.clear()
+        self._size = 0
+
+
+def parse(line: bytes | str) -> Record | None:
+    """The record on one line; None for a torn, empty or foreign one."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def read(path: Path) -> Iterator[Record]:
+    """The records of one file in the order written; torn and foreign lines are skipped.
+
+    Raises OSError if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            record = parse(line)
+            if record is not None:
+                yield record
+
+
+def read_run(run_dir: Path) -> list[Record]:
+    """All records of a run, finished or not, ordered by time and then node.
+
+    From `records/*.jsonl`; from `metrics.jsonl` where only that was kept; empty where nothing was recorded.
+    """
+    files = sorted((run_dir / "records").glob("*.jsonl")) or [run_dir / "metrics.jsonl"]
+    records = [record for file in files if file.is_file() for record in read(file)]
+    records.sort(key=_order)
+    return records
+
+
+def merge(run_dir: Path) -> Path:
+    """Write `metrics.jsonl`: all lines of `records/*.jsonl`, ordered by time and then node. Returns its path.
+
+    The file appears whole or not at all; a run without `records/` keeps the file it has. Raises OSError if it
+    cannot be written.
+    """
+    target = run_dir / "metrics.jsonl"
+    files = sorted((run_dir / "records").glob("*.jsonl"))
+    if not files:
+        target.touch()
+        return target
+    lines: list[tuple[tuple[float, float], bytes]] = []
+    for path in files:
+        with path.open("rb") as file:
+            for line in file:
+                record = parse(line)
+                if record is not None:
+                    lines.append((_order(record), line if line.endswith(b"\n") else line + b"\n"))
+    lines.sort(key=lambda keyed: keyed[0])
+    part = target.with_suffix(".jsonl.part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(line for _, line in lines)
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def number(value: object, otherwise: float = math.nan) -> float:
+    """A record's field as a float; `otherwise` for what is missing, null or no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
+
+
+def _order(record: Record) -> tuple[float, float]:
+    return number(record.get("time"), 0.0), number(record.get("node"), -1.0)
