@@ -179,10 +179,12 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
 
 
 _KEYWORDS = {
-    "sgd": {"dampening", "nesterov", "maximize", "foreach", "differentiable", "fused"},
-    "adam": {"betas", "eps", "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"},
+    "sgd": frozenset({"dampening", "nesterov", "maximize", "foreach", "differentiable", "fused"}),
+    "adamw": frozenset(
+        {"betas", "eps", "amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused"}
+    ),
 }
-_KEYWORDS["adamw"] = _KEYWORDS["adam"]
+_KEYWORDS["adam"] = _KEYWORDS["adamw"] | {"decoupled_weight_decay"}
 
 
 def _optimizer_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:

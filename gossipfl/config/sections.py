@@ -13,6 +13,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from gossipfl.plugin import is_plugin
+
 LOCAL: JsonDict = {"x-local": True}
 PARTITIONS = ("iid", "dirichlet", "shards", "classes", "quantity", "natural", "file")
 
@@ -31,7 +33,7 @@ def _tuple(value: object) -> object:
 
 def _known(names: tuple[str, ...]) -> Callable[[str], str]:
     def check(value: str) -> str:
-        if value not in names and ":" not in value:
+        if value not in names and not is_plugin(value):
             raise ValueError("unknown name")
         return value
 
