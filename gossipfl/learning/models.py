@@ -1,0 +1,100 @@
+"""Models as a swarm needs them: built from the seed, probed once, evaluated on the test set."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from gossipfl.core.draw import Purpose, seed64
+from gossipfl.errors import ConfigError, Problem
+from gossipfl.learning.batches import Samples, Stream
+from gossipfl.learning.task import Task, torch_dtype
+
+CHUNK = 4096  # test samples in one forward
+
+
+class Traits(NamedTuple):
+    """What a model does in training mode beside its gradient."""
+
+    stochastic: bool  # draws from torch's generator (dropout)
+    moving: bool  # changes its buffers (running statistics)
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, task: Task, test: Samples) -> dict[str, float]:
+    """`loss` and the task's metrics of a module on all of `test`, in chunks of bounded memory."""
+    set_mode(module, training=False)
+    inputs, targets = test.all()
+    outputs = (
+        torch.cat([module(chunk) for chunk in torch.split(inputs, CHUNK)])
+        if len(test) > CHUNK
+        else module(inputs)
+    )
+    scores = {"loss": task.loss(outputs, targets)} | {
+        name: metric(outputs, targets) for name, metric in task.metrics.items()
+    }
+    return {name: float(score) for name, score in scores.items()}
+
+
+def build(task: Task, seed: int, node: int | None, dtype: str) -> nn.Module:
+    """The task's model with the starting weights of the seed (`node` None: those that all nodes share).
+
+    The caller's generator is left as it was. Raises ConfigError when the task makes no module.
+    """
+    keys = () if node is None else (node,)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed64(seed, Purpose.START, *keys))
+        try:
+            module: object = task.model()
+        except Exception as error:  # the user's model: whatever it raises is theirs to read
+            wrong = f"{task.name}: the model cannot be made ({type(error).__name__}: {error})"
+            raise ConfigError(Problem("train.task", wrong)) from error
+    if not isinstance(module, nn.Module):
+        wrong = f"{task.name}: its model() makes a {type(module).__name__}"
+        raise ConfigError(Problem("train.task", wrong, "a torch.nn.Module"))
+    return module.to(torch_dtype(dtype))
+
+
+def probe(task: Task, module: nn.Module, train: Samples, batch: int) -> Traits:
+    """Runs one training step's forward and backward on a throw-away module, and says what it did beside.
+
+    Raises ConfigError where the model, the loss or the data do not fit together.
+    """
+    index = Stream(0, 0, np.arange(min(batch, len(train)))).take(0, batch)
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        try:
+            inputs, targets = train.batch(index)
+            loss = task.loss(module.train()(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except ConfigError:
+            raise
+        except Exception as error:  # the user's model and loss: whatever they raise is theirs to read
+            wrong = f"{task.name} fails on its first batch ({type(error).__name__}: {error})"
+            right = "model(inputs) and loss(output, targets) must take a batch and give a scalar"
+            raise ConfigError(Problem("train.task", wrong, right)) from error
+        stochastic = not torch.equal(before, torch.get_rng_state())
+    moving = any(not torch.equal(buffers[name], buffer) for name, buffer in module.named_buffers())
+    return Traits(stochastic, moving)
+
+
+def device(name: str) -> torch.device:
+    """`train.device` as a torch device; `auto` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        wrong = f"{name} is not there ({str(error).splitlines()[0]})"
+        raise ConfigError(Problem("train.device", wrong, "cpu, or auto")) from error
+    return torch.device(name)
+
+
+def set_mode(module: nn.Module, *, training: bool) -> None:
+    """Training or evaluation mode, without a walk over the modules when it is already that."""
+    if module.training is not training:
+        module.train(training)

@@ -1,0 +1,123 @@
+"""What a config and its task give every engine: a learner for each node, or all of them as one cohort."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from gossipfl.config import Config
+from gossipfl.learning.batches import Index, Samples, Stream
+from gossipfl.learning.cohort import Cohort, module_cohort
+from gossipfl.learning.flat import Flat
+from gossipfl.learning.models import build, device, probe
+from gossipfl.learning.partition import Source, digest, partition
+from gossipfl.learning.task import Task, VectorTask, torch_dtype
+from gossipfl.learning.tasks import load_task
+from gossipfl.learning.training import Learner, Lesson, ModuleLearner, regimen
+from gossipfl.learning.vectors import VectorWorkload
+
+
+class Workload(Protocol):
+    """A task made ready for n nodes: split, seeded, checked."""
+
+    headline: str  # the metric that summaries name
+    higher_is_better: bool
+    d: int  # the size of x
+    data_hash: str  # 16 hexadecimal digits: the data and who holds which
+    sizes: tuple[int, ...]  # samples of each node
+    parts: tuple[Index, ...]  # their indices; empty for vector tasks
+
+    def learner(self, node: int) -> Learner:
+        """One node, with a model of its own, at its start."""
+        ...
+
+    def cohort(self) -> Cohort:
+        """All nodes at once, at their start."""
+        ...
+
+    def module(self, x: Tensor) -> nn.Module:
+        """A fresh module on the CPU that holds x `[d]`; what is not in x is as at the start of node 0."""
+        ...
+
+
+def workload(config: Config, task: Task | VectorTask | None = None) -> Workload:
+    """The workload of a config; `task` stands in for what `train.task` names.
+
+    Raises ConfigError: a task, a partition or an optimiser that does not fit.
+    """
+    task = task or load_task(config)
+    if isinstance(task, VectorTask):
+        return VectorWorkload(config, task)
+    return ModuleWorkload(config, task)
+
+
+class ModuleWorkload:
+    """A Workload of a PyTorch task."""
+
+    def __init__(self, config: Config, task: Task) -> None:
+        self.config, self.task = config, task
+        train, seed = config.train, config.swarm.seed
+        dtype, where = torch_dtype(train.dtype), device(train.device)
+        local = [Samples(data, dtype, torch.device("cpu"), name) for data, name in _datasets(task)]
+        plan = regimen(config)
+        traits = probe(task, self._build(0), local[0], train.batch)
+        on = local if where.type == "cpu" else [Samples(s.dataset, dtype, where, s.where) for s in local]
+        self.lesson = Lesson(task, on[0], on[1], plan, traits)
+        self._device = where
+        source = Source(len(local[0]), task.labels, task.groups)
+        self.parts = partition(source, config.swarm.nodes, config.data, seed)
+        self.sizes = tuple(len(part) for part in self.parts)
+        self.headline = next(iter(task.metrics), "loss")
+        self.higher_is_better = task.higher_is_better and bool(task.metrics)
+        self.d = self._flat(self._build(0)).size
+        self.data_hash = _data_hash(task, self.parts)
+
+    def learner(self, node: int) -> ModuleLearner:
+        flat = self._flat(self._build(node).to(self._device))
+        return ModuleLearner(flat, self._stream(node), self.lesson)
+
+    def cohort(self) -> Cohort:
+        nodes = range(self.config.swarm.nodes)
+        own = range(1) if self.config.swarm.same_start else nodes
+        flats = [self._flat(self._build(node).to(self._device)) for node in own]
+        streams = [self._stream(node) for node in nodes]
+        return module_cohort(flats, streams, self.lesson, self.learner)
+
+    def module(self, x: Tensor) -> nn.Module:
+        flat = self._flat(self._build(0))
+        flat.load(x)
+        return flat.module
+
+    def _build(self, node: int) -> nn.Module:
+        swarm = self.config.swarm
+        return build(self.task, swarm.seed, None if swarm.same_start else node, self.config.train.dtype)
+
+    def _flat(self, module: nn.Module) -> Flat:
+        algorithm = self.config.algorithm
+        return Flat(module, share=algorithm.share, buffers=algorithm.buffers)
+
+    def _stream(self, node: int) -> Stream:
+        return Stream(self.config.swarm.seed, node, self.parts[node])
+
+
+def _datasets(task: Task) -> list[tuple[Dataset[object], str]]:
+    return [(task.train, f"{task.name}: train"), (task.test, f"{task.name}: test")]
+
+
+def _data_hash(task: Task, parts: tuple[Index, ...]) -> str:
+    """Of the tensors' bytes (of another dataset's length alone) and the partition."""
+    sha = hashlib.sha256(task.name.encode())
+    for data, _ in _datasets(task):
+        if type(data) is TensorDataset:
+            for tensor in data.tensors:
+                sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                sha.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        else:
+            sha.update(str(len(data)).encode())  # type: ignore[arg-type]
+    sha.update(digest(parts))
+    return sha.hexdigest()[:16]
