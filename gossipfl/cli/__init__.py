@@ -1,0 +1,18 @@
+"""The command line, the only floor that prints. A command is imported when it is used."""
+
+from __future__ import annotations
+
+from gossipfl.cli.frame import Frame
+
+main = Frame(
+    {
+        "swarm": "Train with real processes on this machine.",
+        "simulate": "Train without processes or sockets: many nodes, quickly.",
+        "check": "Validate a config; print it resolved, and its recipe.",
+        "topology": "List, show and compare graphs.",
+        "data": "List tasks; show how data are split over nodes.",
+        "report": "Write the report of one run, or compare several.",
+    }
+)
+
+__all__ = ["main"]

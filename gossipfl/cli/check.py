@@ -1,0 +1,89 @@
+"""gossipfl check: is this config right, and what would run?"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from gossipfl.cli.options import Common, common_options
+from gossipfl.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from gossipfl.config import Config
+    from gossipfl.core.recipe import Recipe
+
+
+@click.command(short_help="Validate a config; print it resolved, and its recipe.")
+@common_options
+@click.option("--schema", is_flag=True, help="Print the JSON schema of the config, for editors, and stop.")
+def check(common: Common, schema: bool) -> None:
+    """Validate a config and print it with every key resolved, then its recipe: what would run, and why.
+
+    What is printed is a config itself: the recipe stands in comments.
+
+    \b
+    Examples:
+      gossipfl check
+      gossipfl check swarm.toml --set algorithm.rule=d2 --topology torus:4x8 --nodes 32
+      gossipfl check --schema > swarm.schema.json
+    """
+    if schema:
+        from gossipfl.config import json_schema
+
+        click.echo(json.dumps(json_schema(), indent=2))
+        return
+    config = common.load()
+    found = resolve(config)
+    if common.json:
+        recipe = {"rule": found.name, "keys": dict(found.params), "notes": list(found.notes)}
+        click.echo(json.dumps({"config": config.to_dict(), "digest": config.digest(), "recipe": recipe}))
+    elif not common.quiet:
+        click.echo(config.to_toml())
+        for line in recipe_lines(config, found):
+            click.echo(f"# {line}")
+
+
+def resolve(config: Config) -> Recipe:
+    """The recipe of a config; raises ConfigError with the mistakes of graph, weights and rule together."""
+    from gossipfl import topology
+    from gossipfl.core import recipe
+
+    algorithm = config.algorithm
+    problems: list[Problem] = []
+    try:
+        schedule = topology.schedule(
+            config.topology.graph,
+            config.swarm.nodes,
+            weights=config.topology.weights,
+            seed=config.swarm.seed,
+            allow_disconnected=config.topology.allow_disconnected,
+        )
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        if problems:
+            recipe.make_rule(algorithm.rule, algorithm.extra)
+        else:
+            return recipe.recipe(algorithm.rule, algorithm.extra, schedule, algorithm.every)
+    except ConfigError as error:
+        problems += error.problems
+    raise ConfigError(problems)
+
+
+def recipe_lines(config: Config, found: Recipe) -> list[str]:
+    """What would run, in words."""
+    algorithm, graph = config.algorithm, found.schedule.graph(0)
+    mixing = f"{config.topology.graph} ({config.topology.weights})"
+    parts = ", ".join(part.name for part in found.rule.sends)
+    keys = "".join(f", {key} = {value}" for key, value in found.params.items())
+    often = "each round" if algorithm.every == 1 else f"every {algorithm.every} rounds"
+    sent = f"sends {parts} to its neighbors {often}" if found.rule.sends else "sends nothing"
+    return [
+        f"recipe: {algorithm.exchange} x {mixing} x {found.name}{keys}",
+        f"graph: {graph.n} nodes, {len(graph.edges())} edges",
+        f"a node {sent}" + (", before it trains" if found.rule.early else ", after it has trained"),
+        *(f"note: {note}" for note in found.notes),
+        f"digest: {config.digest()} (peers that train together share it)",
+    ]

@@ -1,0 +1,131 @@
+"""The options that commands share, gathered into one `Common`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gossipfl.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from gossipfl.config import Config
+
+_SHORT = {
+    "nodes": ("N", "swarm.nodes", "Number of nodes."),
+    "topology": ("GRAPH", "topology.graph", "The graph: see gossipfl topology list."),
+    "task": ("TASK", "train.task", "Model and data: see gossipfl data list."),
+    "rounds": ("R", "swarm.rounds", "Rounds to run."),
+    "seed": ("S", "swarm.seed", "The seed of everything drawn."),
+}
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the common options say."""
+
+    source: str | None
+    settings: tuple[str, ...]  # KEY=VALUE, in the order in which they win
+    out: Path | None
+    save_models: bool
+    json: bool
+    quiet: bool
+
+    def load(self) -> Config:
+        """The config, validated; raises ConfigError with every mistake."""
+        from gossipfl.config import load_config
+
+        return load_config(self.source, self.settings)
+
+
+def common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command CONFIG and the common options: one `Common`, and its own options beside it."""
+
+    @functools.wraps(command)
+    def run(
+        config: str | None,
+        settings: tuple[str, ...],
+        out: Path | None,
+        save_models: bool,
+        json: bool,
+        quiet: bool,
+        **others: object,
+    ) -> None:
+        short = tuple(
+            f"{key}={value}"
+            for name, (_, key, _) in _SHORT.items()
+            if (value := others.pop(name, None)) is not None
+        )
+        command(Common(config, settings + short, out, save_models, json, quiet), **others)
+
+    decorators = [click.argument("config", required=False, metavar="[CONFIG]")]
+    decorators += [
+        click.option(f"--{name}", metavar=metavar, help=text) for name, (metavar, _, text) in _SHORT.items()
+    ]
+    decorators += [
+        click.option(
+            "--set",
+            "settings",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Set any key of the config, such as train.lr=0.05; repeatable.",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Folder for what the run leaves [default: runs/NAME-TIME].",
+        ),
+        click.option("--save-models", is_flag=True, help="Keep every node's final parameters."),
+        click.option("--json", is_flag=True, help="Print the result as one JSON object, nothing else."),
+        click.option("--quiet", is_flag=True, help="Print nothing but mistakes and losses."),
+    ]
+    for decorate in reversed(decorators):
+        run = decorate(run)
+    return run
+
+
+@contextmanager
+def run_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """A new or empty folder for a run; taken away again if the run fails before it leaves anything.
+
+    Nothing is ever overwritten: raises ConfigError where `out` is in use.
+    """
+    path = _default_folder(name) if out is None else _chosen_folder(out)
+    try:
+        yield path
+    except BaseException:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        raise
+
+
+def _default_folder(name: str) -> Path:
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+        path = Path("runs", stem + suffix)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not path.exists():  # it is `runs` that is no folder
+                raise
+            continue
+        return path
+    raise ConfigError(Problem("--out", f"runs/{stem} and its like are taken", "choose a folder with --out"))
+
+
+def _chosen_folder(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(Problem("--out", f"{path} is a file", "choose another --out, or remove it"))
+    if path.is_dir() and any(path.iterdir()):
+        raise ConfigError(
+            Problem("--out", f"{path} exists and is not empty", "choose another --out, or remove it")
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,101 @@
+"""What `swarm` and `simulate` share: a folder, a live display, the last lines, and how a run may end."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from gossipfl.cli.frame import note_line
+from gossipfl.cli.options import Common, run_folder
+from gossipfl.errors import PeerLost, TrainingDiverged
+from gossipfl.records import to_json
+
+if TYPE_CHECKING:
+    from gossipfl.config import Config
+
+
+class Watch(Protocol):
+    """Is told each record as it comes, and notes."""
+
+    def __call__(self, record: Mapping[str, object]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Ended(Protocol):
+    """What a run returns, as far as its last lines need it."""
+
+    @property
+    def summary(self) -> Mapping[str, object]: ...
+
+
+Start = Callable[["Config", Path, Watch], Ended]
+
+
+class Notes:
+    """Watches without a display: only notes are told, on standard error."""
+
+    def __call__(self, record: Mapping[str, object]) -> None:
+        """A record; not shown."""
+
+    def note(self, text: str) -> None:
+        note_line(text)
+
+
+def run(common: Common, start: Start) -> None:
+    """Load the config, run it under a live display, and print how it ended."""
+    config = common.load()
+    with run_folder(common.out, config.swarm.name) as out:
+        try:
+            with _display(common, config) as watch:
+                result = start(config, out, watch)
+        except KeyboardInterrupt:
+            kept = f"; records up to now are in {out}" if any(out.iterdir()) else ""
+            note_line(f"interrupted{kept}")
+            raise SystemExit(130) from None
+        except (TrainingDiverged, PeerLost):
+            note_line(f"records up to then are in {out}")
+            raise
+    if common.json:
+        click.echo(to_json(result.summary))
+    elif not common.quiet:
+        for line in closing_lines(result.summary, out):
+            click.echo(line)
+
+
+def _display(common: Common, config: Config) -> AbstractContextManager[Watch]:
+    if common.json:
+        return nullcontext(Notes())
+    from gossipfl.observe.console import Live
+
+    plain = not sys.stdout.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return Live(config, quiet=common.quiet, plain=plain)
+
+
+def closing_lines(summary: Mapping[str, object], out: Path) -> list[str]:
+    """How a run ended, in a few lines."""
+    low, high = _figure(summary, "min"), _figure(summary, "max")
+    worst, best = (low, high) if summary.get("higher_is_better", True) else (high, low)
+    mean, mean_model = _figure(summary, "mean"), _figure(summary, "mean_model")
+    lines = [
+        f"{summary.get('metric')}: mean {mean}, worst {worst}, best {best}, mean model {mean_model}",
+        f"consensus distance: {_figure(summary, 'consensus_distance')}",
+    ]
+    lost = summary.get("lost")
+    if isinstance(lost, Sequence) and lost:
+        lines.append(f"lost: {', '.join(map(str, lost))}")
+    lines.append(f"{summary.get('rounds')} rounds, {_figure(summary, 'seconds')} s")
+    report = out / "report.html"
+    lines.append(f"report: {report}" if report.exists() else f"records: {out}")
+    return lines
+
+
+def _figure(summary: Mapping[str, object], key: str) -> str:
+    value = summary.get(key)
+    return f"{value:.4g}" if isinstance(value, int | float) and math.isfinite(value) else "-"
