@@ -1,13 +1,14 @@
 """What a node says of itself: one JSON object a line, in a file of its own that any reader can merge.
 
 A file is only ever appended to. A process that dies leaves at most one torn line, which readers skip.
+In a record `round` counts what is finished: the first round's says 1, an evaluation before training 0.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self, runtime_checkable
@@ -142,15 +143,24 @@ def read(path: Path) -> Iterator[Record]:
                 yield record
 
 
-def read_run(run_dir: Path) -> list[Record]:
-    """All records of a run, finished or not, ordered by time and then node.
+def scan(run_dir: Path) -> Iterator[Record]:
+    """All records of a run, finished or not, each node's in the order written.
 
-    From `records/*.jsonl`; from `metrics.jsonl` where only that was kept; empty where nothing was recorded.
+    From `records/*.jsonl`; from `metrics.jsonl` where only that was kept; none where nothing was recorded.
     """
-    files = sorted((run_dir / "records").glob("*.jsonl")) or [run_dir / "metrics.jsonl"]
-    records = [record for file in files if file.is_file() for record in read(file)]
-    records.sort(key=_order)
-    return records
+    for file in sorted((run_dir / "records").glob("*.jsonl")) or [run_dir / "metrics.jsonl"]:
+        if file.is_file():
+            yield from read(file)
+
+
+def read_run(run_dir: Path) -> list[Record]:
+    """What `scan` gives, ordered by time and then node."""
+    return in_order(scan(run_dir))
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """Sorted by time and then node."""
+    return sorted(records, key=_order)
 
 
 def merge(run_dir: Path) -> Path:

@@ -1,0 +1,243 @@
+"""The live table of a run; on anything that is no terminal, one plain line an evaluation.
+
+It shows what records say and steers nothing: an odd record changes at most what is shown.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from gossipfl.observe.board import Board, Evaluation, Row, State
+from gossipfl.observe.metrics import size, span, text
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.live import Live as RichLive
+    from rich.table import Table
+
+    from gossipfl.config import Config
+
+MANY, WORST = 20, 10  # up to MANY nodes are all shown; of more, the WORST ten
+_AROUND = 9  # lines that are not rows of the table
+_WIDE = 76  # columns of a terminal that has room for the whole table
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STATES: Mapping[State, str] = {"starting": "dim", "up": "green", "lost": "bold red", "done": "bold green"}
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A curve in one line: the values scaled to their own range, thinned to `width` points."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return ""
+    if len(finite) > width:
+        finite = [finite[round(i * (len(finite) - 1) / (width - 1))] for i in range(width)]
+    low, high = min(finite), max(finite)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((v - low) * scale)] for v in finite)
+
+
+def plain_line(evaluation: Evaluation, metric: str, rounds: int) -> str:
+    """`round 40/100  accuracy 0.912 (min 0.87 max 0.95)  consensus 0.43  12.3 s`"""
+    parts = [
+        f"round {evaluation.round}/{rounds}",
+        f"{metric} {text(evaluation.mean)} (min {text(evaluation.low)} max {text(evaluation.high)})",
+    ]
+    if math.isfinite(evaluation.consensus_distance):
+        parts.append(f"consensus {text(evaluation.consensus_distance)}")
+    parts.append(span(evaluation.time))
+    return "  ".join(parts)
+
+
+class Live:
+    """A context manager that is called with each record, and with notes; it never raises on what they hold.
+
+    `plain` None: a table on a terminal, plain lines elsewhere, with NO_COLOR and on a dumb terminal. `quiet`:
+    only notes and lost nodes, on standard error. The table stays where it was when the block ends, however it
+    ends, and the cursor is back.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        quiet: bool = False,
+        plain: bool | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.board = Board(config.names, config.swarm.rounds)
+        what = (config.topology.graph, config.algorithm.rule, config.train.task)
+        self.title = " · ".join((config.swarm.name, f"{len(config.names):,} nodes", *what))
+        out = sys.stdout if stream is None else stream
+        self._table = not quiet and not (no_table(out) if plain is None else plain)
+        self._stream = sys.stderr if quiet else out
+        self._quiet = quiet
+        self._lock = threading.Lock()  # a thread of rich's draws while records come in
+        self._live: RichLive | None = None
+        self._notes: deque[str] = deque(maxlen=3)
+        self._told: set[str] = set()  # lost nodes that have been spoken of
+        self._began = time.monotonic()
+        self._first: tuple[float, int] | None = (
+            None  # when round 1 (or later) was seen first, for the time left
+        )
+        self._ended: float | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        if self._table:
+            from rich.console import Console
+            from rich.live import Live as RichLive
+
+            self._live = RichLive(_View(self), console=Console(file=self._stream), refresh_per_second=5)
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._ended = time.monotonic()
+            rest = self.board.rest()
+        if self._live is not None:
+            try:
+                self._live.stop()
+            finally:
+                self._live.console.show_cursor(True)
+        self._tell_evaluations(rest)
+
+    def __call__(self, record: Mapping[str, object]) -> None:
+        """Show what one record says."""
+        with self._lock:
+            complete = self.board.take(record)
+            lost = [row for row in self.board.rows if row.state == "lost" and row.name not in self._told]
+            self._told.update(row.name for row in lost)
+            if self._first is None and (round := self.board.round):
+                self._first = time.monotonic(), round
+        self._tell(f"{row.name} is lost (its last round: {row.round})" for row in lost)
+        self._tell_evaluations(complete)
+
+    def note(self, text: str) -> None:
+        """Show a line of text: under the table, or as a plain line."""
+        line = " ".join(text.split())
+        with self._lock:
+            self._notes.append(line)
+        self._tell([line])
+
+    def _tell_evaluations(self, evaluations: Iterable[Evaluation]) -> None:
+        if not self._quiet:
+            self._tell(plain_line(e, self.board.metric, self.board.rounds) for e in evaluations)
+
+    def _tell(self, lines: Iterable[str]) -> None:
+        if self._table:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        for line in lines:
+            self._stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.flush()
+
+
+def no_table(stream: TextIO) -> bool:
+    """Is this a place for plain lines: no terminal, NO_COLOR (no-color.org), a dumb terminal, or no UTF-8?"""
+    return (
+        not stream.isatty()
+        or bool(os.environ.get("NO_COLOR"))
+        or os.environ.get("TERM", "") == "dumb"
+        or "utf" not in (stream.encoding or "").lower()
+    )
+
+
+class _View:
+    """What rich draws: made anew from the board each time."""
+
+    def __init__(self, live: Live) -> None:
+        self._of = live
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        with self._of._lock:
+            yield from self._parts(console)
+
+    def _parts(self, console: Console) -> list[RenderableType]:
+        from rich.text import Text
+
+        board = self._of.board
+        parts: list[RenderableType] = [Text(self._of.title, style="bold", no_wrap=True), self._progress()]
+        if board.evaluations:
+            parts.append(self._curve(board.evaluations[-1]))
+        room = max(3, console.size.height - _AROUND - len(self._of._notes))
+        shown = board.rows if len(board.rows) <= min(MANY, room) else board.worst(min(WORST, room))
+        if len(shown) < len(board.rows):
+            parts.append(Text(self._summary(len(shown)), style="dim", no_wrap=True))
+        parts.append(self._nodes(shown, console.size.width))
+        parts.extend(
+            Text(f"! {note}", style="yellow", no_wrap=True, overflow="ellipsis") for note in self._of._notes
+        )
+        return parts
+
+    def _progress(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        board, now = self._of.board, self._of._ended or time.monotonic()
+        words = [f"round {board.round}/{board.rounds}", span(now - self._of._began)]
+        if self._of._ended is None and self._of._first and board.round > self._of._first[1]:
+            since, start = self._of._first
+            words.append(f"{span((now - since) * (board.rounds - board.round) / (board.round - start))} left")
+        bar = ProgressBar(
+            max(1, board.rounds), board.round, width=32, complete_style="cyan", finished_style="green"
+        )
+        line = Table.grid(padding=(0, 1))
+        line.add_row(words[0], bar, " · ".join(words[1:]))
+        return line
+
+    def _curve(self, last: Evaluation) -> RenderableType:
+        from rich.text import Text
+
+        board = self._of.board
+        line = Text(f"{board.metric} ", no_wrap=True, overflow="ellipsis")
+        line.append(text(last.mean), style="bold")
+        line.append(f" (min {text(last.low)} max {text(last.high)})  ")
+        line.append(sparkline([e.mean for e in board.evaluations]), style="cyan")
+        if math.isfinite(last.consensus_distance):
+            line.append(f"  consensus {text(last.consensus_distance)}")
+        return line
+
+    def _summary(self, shown: int) -> str:
+        rows = self._of.board.rows
+        states: dict[State, int] = {}
+        for row in rows:
+            states[row.state] = states.get(row.state, 0) + 1
+        counts = ", ".join(f"{states[s]:,} {s}" for s in _STATES if s in states)
+        sent = size(sum(row.sent_bytes for row in rows))
+        return f"{counts}; {sent} sent; the worst {shown}:"
+
+    def _nodes(self, rows: Sequence[Row], width: int) -> Table:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        columns: list[tuple[str, Callable[[Row], str]]] = [
+            ("round", lambda row: str(row.round)),
+            ("loss", lambda row: text(row.loss)),
+            (self._of.board.metric or "metric", lambda row: text(row.metric)),
+            ("neighbors", lambda row: str(row.neighbors)),
+            ("sent", lambda row: size(row.sent_bytes)),
+            ("waiting", lambda row: "–" if math.isnan(row.waiting_share) else f"{row.waiting_share:.0%}"),
+        ]
+        if width < _WIDE:
+            del columns[3:5]
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table.add_column("node", no_wrap=True, max_width=24)
+        for head, _ in columns:
+            table.add_column(head, justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        for row in rows:
+            cells = (write(row) for _, write in columns)
+            table.add_row(Text(row.name), *cells, Text(row.state, style=_STATES[row.state]))
+        return table
