@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gossipfl.cli.frame import Frame
+try:
+    from gossipfl.cli.frame import Frame
+except KeyboardInterrupt:  # Ctrl-C before there is a frame that could handle it
+    raise SystemExit(130) from None
 
 main = Frame(
     {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -74,8 +72,7 @@ def _display(common: Common, config: Config) -> AbstractContextManager[Watch]:
         return nullcontext(Notes())
     from gossipfl.observe.console import Live
 
-    plain = not sys.stdout.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return Live(config, quiet=common.quiet, plain=plain)
+    return Live(config, quiet=common.quiet)
 
 
 def closing_lines(summary: Mapping[str, object], out: Path) -> list[str]:

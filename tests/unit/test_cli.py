@@ -369,6 +369,22 @@ def test_a_diverged_run_says_where_its_records_are(
     assert str(tmp_path / "out") in capsys.readouterr().err
 
 
+def test_without_a_terminal_a_run_prints_plain_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(config: Config, out: Path, watch: Watch) -> Ended:
+        watch.note("spawning")
+        return Ended(SUMMARY)
+
+    run(common(tmp_path / "loud"), start)
+    loud = capsys.readouterr()
+    run(common(tmp_path / "quiet", quiet=True), start)
+    quiet = capsys.readouterr()
+
+    assert loud.out.splitlines() == ["spawning", *closing_lines(SUMMARY, tmp_path / "loud")]
+    assert (quiet.out, quiet.err) == ("", "spawning\n")
+
+
 def test_the_last_lines_tell_the_result(tmp_path: Path) -> None:
     (tmp_path / "report.html").touch()
 
@@ -415,6 +431,47 @@ Frame({"act": ""}).main(["act"])
 
 
 # check and report
+
+
+def test_check_prints_a_config_that_says_the_same(tmp_path: Path) -> None:
+    args = ["--nodes", "12", "--topology", "torus:3x4", "--set", "algorithm.rule=d2", "--set", "task.a=1"]
+    printed = invoke("check", *args)
+    file = tmp_path / "swarm.toml"
+    file.write_text(printed.stdout)
+
+    again = invoke("check", str(file))
+
+    assert (again.stdout, again.exit_code) == (printed.stdout, 0)
+    assert "# recipe: rounds x torus:3x4 (metropolis) x d2" in printed.stdout
+
+
+def test_check_says_what_was_chosen_on_ones_behalf() -> None:
+    args = ("--nodes", "12", "--topology", "ring", "--set", "algorithm.rule=d2")
+
+    assert "# note: d2: the smallest eigenvalue" in invoke("check", *args).stdout
+    assert json.loads(invoke("check", *args, "--json").stdout)["recipe"]["notes"]
+
+
+def test_check_finds_the_mistakes_of_graph_and_rule_together() -> None:
+    result = invoke("check", "--topology", "torus:3x3", "--set", "algorithm.rule=dpsgdd")
+
+    assert [line.split(": ")[2] for line in result.stderr.splitlines()] == [
+        "topology.graph",
+        "algorithm.rule",
+    ]
+    assert (result.stdout, result.exit_code) == ("", 2)
+
+
+def test_check_loads_no_torch() -> None:
+    code = """
+import sys
+from gossipfl.cli import main
+try:
+    main(["check"])
+except SystemExit as end:
+    sys.exit(end.code or ("torch" in sys.modules and 99))
+"""
+    assert python(code).returncode == 0
 
 
 def test_check_prints_the_schema() -> None:
