@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 
 from pydantic import Field
 
@@ -42,7 +43,7 @@ class Config(Section):
     @property
     def names(self) -> tuple[str, ...]:
         """The nodes' names in node order."""
-        return tuple(f"node-{i}" for i in range(self.swarm.nodes))
+        return _names(self.swarm.nodes)
 
     def to_dict(self) -> dict[str, dict[str, object]]:
         """All keys resolved: section -> key -> value, a section's extra keys after its own. A copy."""
@@ -65,6 +66,11 @@ class Config(Section):
         """16 hexadecimal digits of the SHA-256 of `comparable()`: equal for nodes that fit together."""
         text = json.dumps(self.comparable(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=8)
+def _names(n: int) -> tuple[str, ...]:
+    return tuple(f"node-{i}" for i in range(n))
 
 
 def _sections() -> dict[str, type[Section]]:

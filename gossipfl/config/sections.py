@@ -95,7 +95,7 @@ class Swarm(Section):
     """The swarm as a whole: how many nodes, for how long, from which seed."""
 
     name: Name = Field("demo", description="Name of the swarm; the run's default folder is runs/NAME-TIME.")
-    nodes: int = Field(8, ge=1, description="Number of nodes.")
+    nodes: int = Field(8, ge=1, le=1_000_000, description="Number of nodes.")
     rounds: int = Field(
         100,
         ge=1,

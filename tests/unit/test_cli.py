@@ -154,8 +154,11 @@ def test_version() -> None:
             "--engine: 'x' is not one of 'vector', 'events'; see gossipfl simulate --help",
         ),
         (["report"], "RUN_DIR...: is missing; see gossipfl report --help"),
-        (["swarm", "--nodes", "0"], "swarm.nodes: cannot be 0; a whole number, at least 1"),
-        (["check", "--nodes", "many"], 'swarm.nodes: cannot be "many"; a whole number, at least 1'),
+        (["swarm", "--nodes", "0"], "swarm.nodes: cannot be 0; a whole number, at least 1, at most 1000000"),
+        (
+            ["check", "--nodes", "many"],
+            'swarm.nodes: cannot be "many"; a whole number, at least 1, at most 1000000',
+        ),
         (["check", "--set", "train.lrr=1"], "train.lrr: unknown key; did you mean train.lr?"),
     ],
 )

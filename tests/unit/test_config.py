@@ -107,7 +107,7 @@ def test_every_mistake_is_reported_at_once_under_its_key() -> None:
         "data.file",
         "algorithm.share",
     }
-    assert found["swarm.nodes"] == "cannot be 0; a whole number, at least 1"
+    assert found["swarm.nodes"] == "cannot be 0; a whole number, at least 1, at most 1000000"
     assert found["swarm.rounds"] == 'cannot be "100"; a whole number, at least 1'
     assert found["train.momentum"] == "cannot be 1.5; a number, at least 0, below 1"
     assert found["wire.heartbeats"] == "unknown key; did you mean wire.heartbeat?"
@@ -179,6 +179,7 @@ def test_a_value_of_a_later_version_says_so(key: str, value: str) -> None:
     [
         ("swarm.nodes", 2.5),
         ("swarm.nodes", True),
+        ("swarm.nodes", 10**9),
         ("swarm.seed", -1),
         ("swarm.seed", 2**63),
         ("swarm.name", "a/b"),
