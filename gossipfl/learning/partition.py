@@ -33,24 +33,17 @@ class Source(NamedTuple):
 def partition(source: Source, n: int, data: Data, seed: int) -> Parts:
     """n arrays of sample indices, each ascending, int64; keyed by the seed alone.
 
-    `data.partition` is a name, with its main setting after a colon if one likes (`dirichlet:0.1`,
-    `shards:2`), or `module:function`, called with (labels, n, seed). Raises ConfigError: an unknown name,
-    more nodes than samples, no labels or ids where they are needed, a split that cannot be made or is none.
+    `data.partition` is a name or `module:function`, called with (labels, n, seed). Raises ConfigError: more
+    nodes than samples, no labels or ids where they are needed, a split that cannot be made or is none.
     """
-    name, _, argument = data.partition.partition(":")
     if source.samples < n:
         wrong = f"{n} nodes cannot split {source.samples} samples"
         raise ConfigError(Problem("swarm.nodes", wrong, f"at most {source.samples}"))
-    if name in SPLITS:
-        rng = generator(seed, Purpose.PARTITION)
-        parts = SPLITS[name](source, n, _with_argument(data, name, argument), rng)
-        return _checked(parts, source.samples, n, "data.partition", data.partition)
-    if plugin.is_plugin(data.partition):
-        function = plugin.load(data.partition, "data.partition")
-        found = function(source.labels, n, seed)
-        return _checked(found, source.samples, n, "data.partition", data.partition)
-    right = f"one of {', '.join(SPLITS)}, or module:function"
-    raise ConfigError(Problem("data.partition", f"there is no {data.partition}", right))
+    if split := SPLITS.get(data.partition):
+        found: object = split(source, n, data, generator(seed, Purpose.PARTITION))
+    else:
+        found = plugin.load(data.partition, "data.partition")(source.labels, n, seed)
+    return _checked(found, source.samples, n, "data.partition", data.partition)
 
 
 def label_table(labels: NDArray[np.int64], parts: Sequence[Index]) -> tuple[Index, Index]:
@@ -197,30 +190,6 @@ SPLITS: Mapping[str, Split] = {
     "natural": _natural,
     "file": _file,
 }
-
-_ARGUMENT = {
-    "dirichlet": ("alpha", float),
-    "shards": ("shards_per_node", int),
-    "classes": ("classes_per_node", int),
-    "quantity": ("sigma", float),
-    "natural": ("column", str),
-    "file": ("file", str),
-}
-
-
-def _with_argument(data: Data, name: str, argument: str) -> Data:
-    """`dirichlet:0.1` is `dirichlet` with `data.alpha = 0.1`."""
-    if not argument:
-        return data
-    if name not in _ARGUMENT:
-        raise ConfigError(Problem("data.partition", f"{name} takes nothing after a colon", name))
-    key, kind = _ARGUMENT[name]
-    try:
-        value = kind(argument)
-        return Data.model_validate(data.model_dump() | {"partition": name, key: value})
-    except ValueError as error:
-        right = f"{name}:{'0.5' if kind is float else '2'}, which sets data.{key}"
-        raise ConfigError(Problem("data.partition", f"{argument} is no {key} of {name}", right)) from error
 
 
 def _classes(source: Source, name: str, rng: np.random.Generator) -> list[Index]:
