@@ -14,16 +14,12 @@ from gossipfl.topology import mixing, spectrum
 from gossipfl.topology import weights as schemes
 from gossipfl.topology.graph import Graph
 from gossipfl.topology.mixing import Mixing
-from gossipfl.topology.schedules import Cyclic, Drawn, ScheduleSpec, schedule, union
+from gossipfl.topology.schedules import Cyclic, Drawn, Moments, ScheduleSpec, schedule, union
 from gossipfl.topology.spec import family_of
 
 GAMMAS: Final = (0.9, 0.99)
 CONSENSUS: Final = 1e-3
 """The consensus distance, as a share of the first, that `rounds_to_consensus` predicts the rounds to."""
-MOST: Final = 4_000_000
-"""Entries of a product of matrices up to which exactness is checked by multiplying out."""
-SAMPLE: Final = 400
-"""Rounds over which a random schedule without a closed form is averaged."""
 
 Figures = dict[str, object]
 
@@ -104,8 +100,10 @@ def _shape(whole: Graph | None, graphs: Sequence[Graph]) -> Figures:
     }
 
 
-def _pace(rate: float, exact: int | None) -> Figures:
-    """rho, the gap, and the rounds they mean."""
+def _pace(rate: float | None, exact: int | None) -> Figures:
+    """rho, the gap, and the rounds they mean; rate None: unknown."""
+    if rate is None:
+        return dict.fromkeys(("rho", "spectral_gap", "rounds_to_exact", "rounds_to_consensus"))
     rate = round(rate, 12)
     return {
         "rho": rate,
@@ -131,35 +129,31 @@ def _rate(cycle: list[Mixing]) -> tuple[float, float | None]:
     """rho a round; for a cycle also the spectral norm of its product less J."""
     if len(cycle) == 1:
         return spectrum.rho(cycle[0]), None
-    n = cycle[0].n
-    product = np.eye(n)
-    for w in cycle:
-        product = w.matrix @ product
-    apart = product - 1.0 / n
-    residual = float(np.linalg.norm(apart, 2))
+    residual, radius = spectrum.product(cycle)
     if residual < 1e-12:
         return 0.0, 0.0
-    radius = float(np.abs(np.linalg.eigvals(apart)).max())
     return radius ** (1.0 / len(cycle)), round(residual, 12)
 
 
 def rounds_to_exact(cycle: list[Mixing]) -> int | None:
-    """After how many rounds, from round 0, every node holds the same; None where never (up to two cycles, and
-    as many rounds as a static graph could need to reach everyone twice over)."""
+    """After how many rounds, from round 0, every node holds the same; None where never.
+
+    Checked by multiplying out two cycles (a static W: twice as often as it would take to reach everyone by
+    doubling): the matrices themselves up to 512 nodes, above with random vectors. For column-stochastic W
+    (push-sum) what must be the same is the columns.
+    """
     n = cycle[0].n
-    columns = not all(w.row_stochastic for w in cycle)
-    enough = 2 * len(cycle) + (2 * max(n - 1, 1).bit_length() if len(cycle) == 1 else 0)
     if n == 1:
         return 0
-    product = mixing.identity(n).matrix
+    columns = not all(w.row_stochastic for w in cycle)
+    enough = 2 * len(cycle) + (2 * (n - 1).bit_length() if len(cycle) == 1 else 0)
+    z = np.eye(n) if n <= spectrum.DENSE else np.random.Generator(np.random.Philox(key=n)).normal(size=(n, 4))
+    if columns:
+        z = z - z.mean(axis=0 if n > spectrum.DENSE else 1, keepdims=True)
     for round in range(1, enough + 1):
-        product = sp.csr_array(cycle[(round - 1) % len(cycle)].matrix @ product)
-        if product.nnz > MOST:
-            return None
-        if product.nnz == n * n:
-            dense = product.toarray()
-            if np.ptp(dense, axis=1 if columns else 0).max() < 1e-12:
-                return round
+        z = np.asarray(cycle[(round - 1) % len(cycle)].matrix @ z)
+        if (np.abs(z).max() if columns else np.ptp(z, axis=0).max()) < 1e-12:
+            return round
     return None
 
 
@@ -169,53 +163,57 @@ def _effective(cycle: list[Mixing]) -> dict[str, float | None]:
 
 
 def _drawn(made: Drawn) -> Figures:
-    """A random schedule: by its second moment, exactly where its law is the same for all nodes, else by
-    averaging.
-    """
-    n = made.n
-    sampled = range(SAMPLE if n <= spectrum.DENSE else 8)
-    graphs = [made.graph(round) for round in (sampled if made.moment is None else range(8))]
+    """A random schedule: by its second moments, where they have a closed form; else by averaging over rounds."""
+    graphs = [made.graph(round) for round in range(_sample(made.n) if made.moments is None else 8)]
     contraction = contraction_of(made)
     effective: dict[str, float | None] = dict.fromkeys(map(str, GAMMAS))
-    if made.moment is not None and made.mixing(0).column_stochastic:
-        effective = {str(g): round(_exchangeable_neighbors(made.moment, n, g), 9) for g in GAMMAS}
+    if made.moments is not None:
+        effective = {str(gamma): round(_steady_neighbors(made.moments, gamma), 9) for gamma in GAMMAS}
     return {
         **_shape(made.support, graphs),
         "schedule_length": None,
-        **_pace(math.sqrt(contraction) if contraction is not None else 1.0, None),
+        **_pace(None if contraction is None else math.sqrt(contraction), None),
         "residual": None,
         "contraction": None if contraction is None else round(contraction, 12),
         "effective_neighbours": effective,
     }
 
 
-def contraction_of(made: Drawn) -> float | None:
-    """The largest expectation of |(W - J) z|^2 / |z|^2 over z that sum to zero.
+def _sample(n: int) -> int:
+    """Rounds over which a random schedule without a closed form is averaged."""
+    return 400 if n <= spectrum.DENSE else 64
 
-    With moment t = E sum_j w_ij^2 and a law that relabelling leaves alone, E W'W = a I + b J, and a = t - (1
-    - t) / (n - 1); otherwise the mean of W'W over the first rounds stands for the expectation.
+
+def contraction_of(made: Drawn) -> float | None:
+    """The largest expectation of |(W - J) z|^2 / |z|^2 over z that sum to zero; None where that is too large to find.
+
+    Where relabelling nodes leaves the law alone, E W'W = a I + b J, and with t = E sum_j w_ij^2 a = t - (1 - t) /
+    (n - 1); otherwise the mean of W'W over the first rounds stands for the expectation.
     """
     n = made.n
     if n == 1:
         return 0.0
-    if made.moment is not None:
-        return made.moment - (1.0 - made.moment) / (n - 1)
+    if made.moments is not None:
+        return made.moments.own - (1.0 - made.moments.own) / (n - 1)
+    rounds = _sample(n)
+    total = mixing.identity(n).matrix * 0.0
+    for round in range(rounds):
+        w = made.mixing(round).matrix
+        total = total + w.T @ w
+    mean = mixing.from_matrix(sp.csr_array(total / rounds))
+    if mean.row_stochastic:
+        return spectrum.rho(mean)
     if n > spectrum.DENSE:
         return None
-    square = sum(
-        (w.T @ w for w in (made.mixing(round).matrix for round in range(SAMPLE))), sp.csr_array((n, n))
-    )
-    mean = square.toarray() / SAMPLE
     centre = np.eye(n) - 1.0 / n
-    return float(np.linalg.eigvalsh(centre @ mean @ centre)[-1])
+    return float(np.linalg.eigvalsh(centre @ mean.dense() @ centre)[-1])
 
 
-def _exchangeable_neighbors(t: float, n: int, gamma: float) -> float:
-    """Effective neighbors of doubly stochastic draws with E sum_j w_ij^2 = t: C <- E W (I + gamma C) W' keeps
-    the form a I + b 11', whose fixed point this is."""
-    off = (1.0 - t) / (n - 1)
-    a = (t - off) / (1.0 - gamma * (t - off))
-    b = off * (1.0 + gamma * a) / (1.0 - gamma)
+def _steady_neighbors(moments: Moments, gamma: float) -> float:
+    """Effective neighbors of random W with these moments: C <- E W (I + gamma C) W' keeps the form a I + b 11'."""
+    shrink = moments.own - moments.cross
+    a = shrink / (1.0 - gamma * shrink)
+    b = moments.cross * (1.0 + gamma * a) / (1.0 - gamma)
     return 1.0 / (1.0 - gamma) / (a + b)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +70,19 @@ class Cyclic:
         return self.turns[round % len(self.turns)][1]
 
 
+class Moments(NamedTuple):
+    """Second moments of a random W whose law does not change when nodes are relabelled: E W W' has `own` on its
+    diagonal and `cross` off it."""
+
+    own: float
+    cross: float
+
+
 class Drawn:
     """A fresh draw every round.
 
-    draw(round) -> graph; weigh(graph) -> W. support: the edges that can come up, None for all. moment: the
-    expectation of sum_j w_ij^2 where the law of W does not change when nodes are relabelled, else None.
+    draw(round) -> graph; weigh(graph) -> W. support: the edges that can come up, None for all. moments: where they
+    have a closed form, else None.
     """
 
     length: None = None
@@ -86,9 +94,9 @@ class Drawn:
         weigh: Callable[[Graph], Mixing],
         *,
         support: Graph | None = None,
-        moment: float | None = None,
+        moments: Moments | None = None,
     ) -> None:
-        self.n, self.support, self.moment = n, support, moment
+        self.n, self.support, self.moments = n, support, moments
         self._draw, self._weigh = draw, weigh
         self._last: tuple[int, Graph, Mixing] | None = None
 
@@ -244,14 +252,14 @@ def _epidemic(
             pairs = targets(n, s, round, seed)
             return from_pairs(f"epidemic:{s},local", n, pairs, directed=True, positions=at)
 
-        return Drawn(n, push, schemes.uniform, moment=_local_moment(n, s))
+        return Drawn(n, push, schemes.uniform, moments=local_moments(n, s))
     check_regular(n, s, arguments.spec)
 
     def oracle(round: int) -> Graph:
         pairs = regular_pairs(n, s, generator(seed, Purpose.GRAPH, round))
         return from_pairs(f"epidemic:{s}", n, pairs, positions=at)
 
-    return Drawn(n, oracle, weigh, moment=_moment_of(weigh(oracle(0)), weights))
+    return Drawn(n, oracle, weigh, moments=_moments_of(weigh(oracle(0)), weights))
 
 
 def targets(n: int, s: int, round: int, seed: int) -> NDArray[np.int64]:
@@ -267,17 +275,30 @@ def targets(n: int, s: int, round: int, seed: int) -> NDArray[np.int64]:
     return np.stack([np.repeat(nodes, s), receivers.ravel()], axis=1)
 
 
-def _local_moment(n: int, s: int) -> float:
-    """E 1 / (1 + R), R ~ Binomial(n - 1, s / (n - 1)) the number of models a node gets."""
-    p = s / (n - 1)
-    return float((1.0 - (1.0 - p) ** n) / (n * p))
+def local_moments(n: int, s: int) -> Moments:
+    """Of W where every node takes the mean of its own value and of those of the R others that chose it.
 
-
-def _moment_of(w: Mixing, weights: str) -> float | None:
-    """The mean over rows of sum_j w_ij^2: the same in every draw, where degrees are and the weights see only
-    them.
+    own = E 1/(1+R). cross = E |common senders| / ((1+R_i)(1+R_j)), by 1/(1+R) = int_0^1 x^R dx and the generating
+    function of (R_i, R_j).
     """
-    return float((w.matrix.data**2).sum()) / w.n if weights in schemes.SCHEMES else None
+    p = s / (n - 1)
+    own = (1.0 - (1.0 - p) ** n) / (n * p)
+    both = s * (s - 1) / ((n - 1) * (n - 2)) if n > 2 else 0.0
+    points, share = np.polynomial.legendre.leggauss(96)
+    x, y = np.meshgrid((points + 1) / 2, (points + 1) / 2)
+    area = np.outer(share, share) / 4
+    other = 1.0 - 2.0 * p + both + (p - both) * (x + y) + both * x * y
+    common = (n - 2) * both * x * y * other ** max(n - 3, 0) * (1 - p + p * x) * (1 - p + p * y)
+    direct = 2.0 * p * y * other ** (n - 2) * (1 - p + p * x)
+    return Moments(own, float((area * (common + direct)).sum()))
+
+
+def _moments_of(w: Mixing, weights: str) -> Moments | None:
+    """Where every draw has the same degrees, and weights that see only them: rows have the same squares in each."""
+    if weights not in schemes.SCHEMES or w.n == 1:
+        return None
+    own = float((w.matrix.data**2).sum()) / w.n
+    return Moments(own, (1.0 - own) / (w.n - 1))
 
 
 def _matching(n: int, weights: str, weigh: Callable[[Graph], Mixing], seed: int) -> Drawn:
@@ -288,7 +309,7 @@ def _matching(n: int, weights: str, weigh: Callable[[Graph], Mixing], seed: int)
         order = permutation(seed, Purpose.GRAPH, round, size=n)
         return from_pairs("matching", n, order[: n // 2 * 2].reshape(-1, 2), positions=at)
 
-    return Drawn(n, pair, weigh, moment=_moment_of(weigh(pair(0)), weights))
+    return Drawn(n, pair, weigh, moments=_moments_of(weigh(pair(0)), weights))
 
 
 def _matching_of(

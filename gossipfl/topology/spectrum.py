@@ -35,6 +35,34 @@ def rho(w: Mixing) -> float:
     return float(np.abs(np.delete(values, np.abs(values - 1.0).argmin())).max(initial=0.0))
 
 
+def product(cycle: list[Mixing]) -> tuple[float, float]:
+    """Of the product of a cycle, less J: its spectral norm and its spectral radius."""
+    n = cycle[0].n
+
+    def apply(x: Array) -> Array:
+        z = x
+        for w in cycle:
+            z = np.asarray(w.matrix @ z)
+        return np.asarray(z - x.mean(axis=0))
+
+    def adjoint(x: Array) -> Array:
+        z = x
+        for w in reversed(cycle):
+            z = np.asarray(w.matrix.T @ z)
+        return np.asarray(z - x.mean(axis=0))
+
+    if n <= DENSE:
+        apart = apply(np.eye(n))
+        return float(np.linalg.norm(apart, 2)), float(np.abs(np.linalg.eigvals(apart)).max())
+    start = np.cos(np.arange(n) * 1.7)
+    if np.abs(apply(start)).max() < 1e-12:
+        return 0.0, 0.0
+    operator = linalg.LinearOperator((n, n), matvec=apply, rmatvec=adjoint, dtype=np.float64)
+    norm = float(linalg.svds(operator, k=1, v0=start, return_singular_vectors=False)[0])
+    values = linalg.eigs(operator, k=1, which="LM", v0=start, ncv=48, tol=1e-9, return_eigenvectors=False)
+    return norm, float(np.abs(values[0]))
+
+
 def laplacian_extremes(graph: Graph) -> tuple[float, float]:
     """The second smallest and the largest eigenvalue of a graph's Laplacian."""
     laplacian = sp.csr_array(
