@@ -22,17 +22,17 @@ class Problem(NamedTuple):
 
 
 class ConfigError(GossipError, ValueError):
-    """The command, the config or a file it names is wrong. All mistakes are reported at once, in `problems`."""
+    """The command, the config or a file it names is wrong. All mistakes are reported at once, in
+    `problems`."""
 
     def __init__(self, problems: Sequence[Problem] | Problem) -> None:
-        self.problems: tuple[Problem, ...] = (
-            (problems,) if isinstance(problems, Problem) else tuple(problems)
-        )
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(p) for p in self.problems))
 
 
 class LocalProtocolError(GossipError):
-    """This side used a machine or a connection in a way its state does not allow: a bug here, not at the peer."""
+    """This side used a machine or a connection in a way its state does not allow: a bug here, not at the
+    peer."""
 
 
 class RemoteProtocolError(GossipError):

@@ -17,7 +17,8 @@ def is_plugin(spec: str) -> bool:
 
 
 def load(spec: str, key: str) -> Callable[..., object]:
-    """The function that `spec` (`package.module:function`) names; modules in the working directory are found too.
+    """The function that `spec` (`package.module:function`) names; modules in the working directory are found
+    too.
 
     Raises ConfigError naming `key` when the module does not import or has no such function.
     """
@@ -36,6 +37,8 @@ def load(spec: str, key: str) -> Callable[..., object]:
             sys.path.remove(here)
     function = getattr(module, name, None)
     if not callable(function):
-        raise ConfigError(Problem(key, f"{spec}: {module_name} has no function {name}", "name one that it has"))
+        raise ConfigError(
+            Problem(key, f"{spec}: {module_name} has no function {name}", "name one that it has")
+        )
     found: Callable[..., object] = function
     return found

@@ -1,7 +1,7 @@
 """Payloads + weights -> one mixed payload, in an order that never depends on who answered first.
 
-The sum runs over nodes by index from +0.0, each term one multiply and one add: bitwise what a sparse matrix product with
-sorted columns gives, so that one node and the whole graph as a matrix compute the same numbers.
+The sum runs over nodes by index from +0.0, each term one multiply and one add: bitwise what a sparse matrix
+product with sorted columns gives, so that one node and the whole graph as a matrix compute the same numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Elements summed at a time: a block of every payload stays in cache while it is added (measured on 5M float32).
+#: Elements summed at a time: a block of every payload stays in cache while it is added (measured on 5M
+#: float32).
 BLOCK = 131_072
 
 
@@ -31,8 +32,8 @@ class Row(NamedTuple):
         return next((w for j, w in self.weights if j == neighbor), 0.0)
 
     def without(self, missing: frozenset[int]) -> Row:
-        """The same row when some neighbours do not count: what they were given goes to the node itself (the matrix stays
-        symmetric and doubly stochastic if both ends do it)."""
+        """The same row when some neighbours do not count: what they were given goes to the node itself (the
+        matrix stays symmetric and doubly stochastic if both ends do it)."""
         if not missing:
             return self
         kept = self.weight(self.node)
@@ -46,7 +47,8 @@ class Row(NamedTuple):
 
 
 def ordered_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """sum of weight * value in the order given, from +0.0, into a new tensor of the values' shape and dtype."""
+    """sum of weight * value in the order given, from +0.0, into a new tensor of the values' shape and
+    dtype."""
     total = terms[0][1].new_zeros(terms[0][1].shape)
     if total.dim() != 1 or total.numel() <= BLOCK:
         for weight, value in terms:

@@ -1,7 +1,9 @@
-"""Randomness by key, never ambient: every draw is a hash of (seed, keys), the same in every process and engine.
+"""Randomness by key, never ambient: every draw is a hash of (seed, keys), the same in every process and
+engine.
 
-The hash is SplitMix64's finaliser chained over the keys (Steele, Lea & Flood 2014, "Fast splittable pseudorandom
-number generators", OOPSLA), vectorised over whatever keys are arrays: a draw for 1,000 nodes is one call.
+The hash is SplitMix64's finaliser chained over the keys (Steele, Lea & Flood 2014, "Fast splittable
+pseudorandom number generators", OOPSLA), vectorised over whatever keys are arrays: a draw for 1,000 nodes is
+one call.
 """
 
 from __future__ import annotations
@@ -40,11 +42,16 @@ def _finalise(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def bits(seed: int, purpose: Purpose, *keys: Key) -> NDArray[np.uint64]:
-    """64 random bits for each broadcast element of the keys; integers of any sign. Shape: the keys' broadcast."""
+    """64 random bits for each broadcast element of the keys; integers of any sign. Shape: the keys'
+    broadcast."""
     with np.errstate(over="ignore"):
         h = _finalise(np.asarray(seed & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64) + _GOLDEN)
         for key in (int(purpose), *keys):
-            k = np.asarray(key).astype(np.uint64) if isinstance(key, np.ndarray) else np.uint64(key & 0xFFFFFFFFFFFFFFFF)
+            k = (
+                np.asarray(key).astype(np.uint64)
+                if isinstance(key, np.ndarray)
+                else np.uint64(key & 0xFFFFFFFFFFFFFFFF)
+            )
             h = _finalise((h ^ k) * _M1 + _GOLDEN)
         return np.asarray(h, dtype=np.uint64)
 
@@ -65,6 +72,7 @@ def permutation(seed: int, purpose: Purpose, *keys: int, size: int) -> NDArray[n
 
 
 def generator(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
-    """A numpy generator for draws that are made once (graphs, partitions): its stream is keyed the same way."""
+    """A numpy generator for draws that are made once (graphs, partitions): its stream is keyed the same
+    way."""
     key = np.array([int(bits(seed, purpose, *keys)), int(bits(seed, purpose, *keys, 1))], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

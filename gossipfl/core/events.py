@@ -1,4 +1,5 @@
-"""What a machine is told (events) and what it asks for (effects). Plain values: whoever drives it owns clock and sockets."""
+"""What a machine is told (events) and what it asks for (effects). Plain values: whoever drives it owns clock
+and sockets."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ class Begin:
 class Stepped:
     """The local phase of the current round is done.
 
-    `x` and `after` are the parameters [d] before and after it. Neither may be written again by the caller: the payload
-    made of them is kept until every neighbour has counted it. `ratio`: this phase's learning rate over the last one's.
+    `x` and `after` are the parameters [d] before and after it. Neither may be written again by the caller:
+    the payload made of them is kept until every neighbour has counted it. `ratio`: this phase's learning rate
+    over the last one's.
     """
 
     x: Tensor
@@ -78,8 +80,9 @@ class Send:
 class Adopt:
     """The round is closed: `x` [d] is the parameters from here on.
 
-    `sent` and `mixed` are what this node gave to the average and what the average gave back (equal length; empty where
-    the rule sends nothing); `counted`: the neighbours whose payload of this round is in it, ascending.
+    `sent` and `mixed` are what this node gave to the average and what the average gave back (equal length;
+    empty where the rule sends nothing); `counted`: the neighbours whose payload of this round is in it,
+    ascending.
     """
 
     round: int

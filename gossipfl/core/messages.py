@@ -1,5 +1,5 @@
-"""What two nodes say to each other, as values: the wire's bytes are made of these in `transport`, their meaning is in
-`exchange`. The fields are those of the edge protocol (docs/protocol.md)."""
+"""What two nodes say to each other, as values: the wire's bytes are made of these in `transport`, their
+meaning is in `exchange`. The fields are those of the edge protocol (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Vectors = tuple["Tensor", ...]
 class Hello:
     """The first word of a session, sent by the end that dialled; `Welcome` is the same from the other end.
 
-    `about` maps the names of what both ends must agree on (protocol, swarm, graph, model, data, config keys) to values.
+    `about` maps the names of what both ends must agree on (protocol, swarm, graph, model, data, config keys)
+    to values.
     """
 
     session: int  # monotone a dialling node
@@ -49,7 +50,8 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A payload of a round. `counted`: the sender has counted the receiver's rounds through this one (and kept it)."""
+    """A payload of a round. `counted`: the sender has counted the receiver's rounds through this one (and
+    kept it)."""
 
     round: int
     counted: int
@@ -58,7 +60,8 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """The sender has decided to send nothing in this round (`none` on the wire); round `LAST` says goodbye."""
+    """The sender has decided to send nothing in this round (`none` on the wire); round `LAST` says
+    goodbye."""
 
     round: int
     counted: int

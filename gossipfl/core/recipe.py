@@ -1,5 +1,5 @@
-"""Every algorithm is a row: which rule, on which schedule, under which laws. `recipe()` states the laws once, with the
-reason, before anything starts."""
+"""Every algorithm is a row: which rule, on which schedule, under which laws. `recipe()` states the laws once,
+with the reason, before anything starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from gossipfl import plugin
 from gossipfl.core.aggregate import Row
-from gossipfl.core.rules import averaging, sums, tracking
+from gossipfl.core.rules import averaging, tracking
 from gossipfl.core.rules.base import Rule
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import Graph, Mixing, Schedule
@@ -31,9 +31,13 @@ RULES: Final[Mapping[str, Entry]] = {
     "none": Entry(averaging.none, "every node alone: the baseline", "-"),
     "dpsgd": Entry(averaging.dpsgd, "train, then average with the neighbors", "Sayed 2014; Lian et al. 2017"),
     "dpsgd-cta": Entry(averaging.dpsgd_cta, "average while training: x leaves first", "Lian et al. 2017"),
-    "gradient": Entry(averaging.gradient, "exchange gradients instead of models (FedSGD)", "McMahan et al. 2017"),
+    "gradient": Entry(
+        averaging.gradient, "exchange gradients instead of models (FedSGD)", "McMahan et al. 2017"
+    ),
     "qg": Entry(averaging.qg, "momentum along the averaged path", "Lin et al. 2021"),
-    "d2": Entry(tracking.d2, "exact for data that differ between nodes", "Tang et al. 2018; Yuan et al. 2018"),
+    "d2": Entry(
+        tracking.d2, "exact for data that differ between nodes", "Tang et al. 2018; Yuan et al. 2018"
+    ),
     "gradient-tracking": Entry(
         tracking.gradient_tracking, "track the mean gradient, then average", "Di Lorenzo & Scutari 2016"
     ),
@@ -122,7 +126,8 @@ def _columns_sum_to_one(mixing: Mixing) -> bool:
 
 
 def make_rule(name: str, params: Mapping[str, object]) -> tuple[Rule, dict[str, object]]:
-    """The rule of this name with its own keys, and all of them resolved. Raises ConfigError naming the key."""
+    """The rule of this name with its own keys, and all of them resolved. Raises ConfigError naming the
+    key."""
     if plugin.is_plugin(name):
         make = cast("Callable[..., Rule]", plugin.load(name, "algorithm.rule"))
     elif name in RULES:
@@ -155,7 +160,8 @@ def make_rule(name: str, params: Mapping[str, object]) -> tuple[Rule, dict[str, 
 
 
 def recipe(name: str, params: Mapping[str, object], schedule: Schedule, mix_every: int = 1) -> Recipe:
-    """Put a rule on a schedule. Raises ConfigError naming the law that is broken and the nearest working choice."""
+    """Put a rule on a schedule. Raises ConfigError naming the law that is broken and the nearest working
+    choice."""
     own = dict(params)
     insist = own.pop("lazy", None) if name == "d2" else None
     rule, resolved = make_rule(name, own)
@@ -165,10 +171,15 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, mix_ever
     first = schedule.mixing(0) if mix_every == 1 else schedule.mixing(mix_every - 1)
     needs = rule.needs
     if rule.per_link or any(p.kind != "vector" for p in rule.sends):
-        problems.append(Problem("algorithm.rule", f"{name} sends what `rounds` cannot carry yet", "a rule of vectors"))
+        why = f"{name} sends what the exchange `rounds` does not carry"
+        problems.append(Problem("algorithm.rule", why, "a rule whose payload is vectors"))
     if "static" in needs and schedule.length != 1:
-        why = f"{name} remembers its neighbors' last values, so it needs the same mixing matrix in every round"
-        problems.append(Problem("algorithm.rule", why, "a static graph and algorithm.every = 1, or gradient-tracking"))
+        why = (
+            f"{name} remembers its neighbors' last values, so it needs the same mixing matrix in every round"
+        )
+        problems.append(
+            Problem("algorithm.rule", why, "a static graph and algorithm.every = 1, or gradient-tracking")
+        )
     if needs & {"symmetric", "lambda-min"} and not _symmetric(first):
         why = f"{name} needs a symmetric mixing matrix"
         problems.append(Problem("topology.weights", why, "metropolis, max-degree or best-constant"))
@@ -183,13 +194,14 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, mix_ever
                 )
     if "doubly-stochastic" in needs and not _columns_sum_to_one(first):
         notes.append(
-            f"{name}: the columns of W do not sum to 1, so the nodes agree on a weighted mean, not on the plain one"
+            f"{name}: the columns of W do not sum to 1: the nodes agree on a weighted mean, not the plain one"
         )
     if name == "gradient" and first.matrix.nnz != first.matrix.shape[0] ** 2:
-        notes.append("gradient: models drift apart on every graph but complete; dpsgd averages the models too")
+        notes.append(
+            "gradient: models drift apart on every graph but complete; dpsgd averages the models too"
+        )
     if problems:
         raise ConfigError(problems)
     if insist is not None:
         resolved["lazy"] = insist
     return Recipe(name, rule, schedule, resolved, tuple(notes))
-

@@ -1,8 +1,8 @@
 """One end of an edge: an edge counts in a round at both ends or at neither (docs/protocol.md, "An edge").
 
-An edge counts in round t iff both ends decided DATA for t. Decisions are irrevocable; payloads are delivered exactly once
-and in order; each message says through which round its sender has counted, and at most `WINDOW` payloads of an edge are
-neither counted nor refused by the peer.
+An edge counts in round t iff both ends decided DATA for t. Decisions are irrevocable; payloads are delivered
+exactly once and in order; each message says through which round its sender has counted, and at most `WINDOW`
+payloads of an edge are neither counted nor refused by the peer.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Edge:
         self.plan = self.up and not (unanswered or unacknowledged or refused)
 
     def emit(self, round: int, payload: Vectors, weight: float) -> Message:
-        """The message of this round. A line that broke since the decision does not change it: it is sent again later."""
+        """The message of this round. A line that broke since the decision does not change it: it is sent
+        again later."""
         self.sent = round
         if not self.plan:
             return Nothing(round, self.counted)

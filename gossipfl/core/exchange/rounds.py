@@ -3,8 +3,8 @@
 The order of a round at one node:
 
     decide      for each edge: DATA or none (irrevocable)        on `Begin`, and when the last round closes
-    emit        send the payload, or say none                    on `Stepped` (early rules: right after deciding)
-    wait        until every edge that is up has spoken of this round
+    emit        send the payload, or say none                    on `Stepped` (early rules: right after
+    deciding) wait        until every edge that is up has spoken of this round
     close       mix what counts, take in late payloads, absorb   -> `Adopt`
 
 and after the last round: say goodbye, wait until all is counted -> `Finished`.
@@ -52,7 +52,8 @@ class Phase(Enum):
 
 
 class Rounds:
-    """A node's machine. `row(t)` is its row of the mixing matrix in round t; `neighbors` all it will ever meet."""
+    """A node's machine. `row(t)` is its row of the mixing matrix in round t; `neighbors` all it will ever
+    meet."""
 
     def __init__(
         self,

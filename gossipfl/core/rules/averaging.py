@@ -24,8 +24,8 @@ def none() -> Rule:
 
 
 def dpsgd() -> Rule:
-    """x+ = mix(x - D): adapt, then combine (Sayed 2014, "Adaptation, Learning, and Optimization over Networks"; Lian et
-    al. 2017, "Can Decentralized Algorithms Outperform Centralized Algorithms?")."""
+    """x+ = mix(x - D): adapt, then combine (Sayed 2014, "Adaptation, Learning, and Optimization over
+    Networks"; Lian et al. 2017, "Can Decentralized Algorithms Outperform Centralized Algorithms?")."""
 
     def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
         return (after,)
@@ -37,8 +37,8 @@ def dpsgd() -> Rule:
 
 
 def dpsgd_cta() -> Rule:
-    """x+ = mix(x) - D: combine, then adapt; x leaves before the local phase, so bytes move while the node trains (Lian et
-    al. 2017, algorithm 1)."""
+    """x+ = mix(x) - D: combine, then adapt; x leaves before the local phase, so bytes move while the node
+    trains (Lian et al. 2017, algorithm 1)."""
 
     def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
         return (x,)
@@ -50,8 +50,8 @@ def dpsgd_cta() -> Rule:
 
 
 def gradient() -> Rule:
-    """x+ = x - mix(D): neighbours exchange gradients (FedSGD, McMahan et al. 2017). On `complete` from a common start it
-    is central SGD; elsewhere the models drift apart."""
+    """x+ = x - mix(D): neighbours exchange gradients (FedSGD, McMahan et al. 2017). On `complete` from a
+    common start it is central SGD; elsewhere the models drift apart."""
 
     def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
         return (x - after,)
@@ -63,8 +63,8 @@ def gradient() -> Rule:
 
 
 def qg(beta: float = 0.9, mu: float = 0.9) -> Rule:
-    """M' = beta M + D; x+ = mix(x - M'); M+ = mu M + (1 - mu)(x - x+): quasi-global momentum (Lin et al. 2021,
-    "Quasi-Global Momentum", algorithm 1). The local phase itself runs without momentum."""
+    """M' = beta M + D; x+ = mix(x - M'); M+ = mu M + (1 - mu)(x - x+): quasi-global momentum (Lin et al.
+    2021, "Quasi-Global Momentum", algorithm 1). The local phase itself runs without momentum."""
 
     def init(x: Tensor, turn: Turn) -> State:
         return (zeros(x),)

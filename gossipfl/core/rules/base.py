@@ -1,8 +1,8 @@
 """The shape of a rule: four pure functions over tensors whose last axis is the parameters.
 
-A rule never sees gradients. It sees x before and after the local phase, whatever optimiser ran there, and takes the
-displacement x - after where its equation needs it. Tensors are [..., d]: [d] on a node, [n, d] for all nodes at once;
-rules use tensor methods only, so both give the same numbers.
+A rule never sees gradients. It sees x before and after the local phase, whatever optimiser ran there, and
+takes the displacement x - after where its equation needs it. Tensors are [..., d]: [d] on a node, [n, d] for
+all nodes at once; rules use tensor methods only, so both give the same numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ Kind = Literal["vector", "exact", "difference"]
 class Part(NamedTuple):
     """One tensor of a payload, by name.
 
-    kind: "vector" is what codecs and masks may change; "exact" is [..., 1] and never changed; "difference" arrives as
-    the raw decode (the rule keeps its own memory of what was lost). link: one tensor an edge, [e, ...].
+    kind: "vector" is what codecs and masks may change; "exact" is [..., 1] and never changed; "difference"
+    arrives as the raw decode (the rule keeps its own memory of what was lost). link: one tensor an edge, [e,
+    ...].
     """
 
     name: str

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def push_sum() -> Rule:
-    """(p, w) with p+ = sum a_ij (p_j - D_j), w+ = sum a_ij w_j, x = p / w (Nedic & Olshevsky 2016; Assran et al. 2019,
-    "Stochastic Gradient Push"). A is column-stochastic: any directed graph."""
+    """(p, w) with p+ = sum a_ij (p_j - D_j), w+ = sum a_ij w_j, x = p / w (Nedic & Olshevsky 2016; Assran et
+    al. 2019, "Stochastic Gradient Push"). A is column-stochastic: any directed graph."""
 
     def init(x: Tensor, turn: Turn) -> State:
         return (x, zeros(x[..., :1]) + 1.0)
@@ -37,9 +37,9 @@ def push_sum() -> Rule:
 
 
 def choco(gamma: float = 0.2) -> Rule:
-    """CHOCO-SGD (Koloskova et al. 2019, "Decentralized Stochastic Optimization and Gossip Algorithms with Compressed
-    Communication", algorithm 2): every neighbour keeps a copy h of x; only a compressed difference q = Q(x_half - h)
-    travels, h+ = h + q, x+ = x_half + gamma (mix(h+) - h+). Kept: h and s = mix(h)."""
+    """CHOCO-SGD (Koloskova et al. 2019, "Decentralized Stochastic Optimization and Gossip Algorithms with
+    Compressed Communication", algorithm 2): every neighbour keeps a copy h of x; only a compressed difference
+    q = Q(x_half - h) travels, h+ = h + q, x+ = x_half + gamma (mix(h+) - h+). Kept: h and s = mix(h)."""
 
     def init(x: Tensor, turn: Turn) -> State:
         return (zeros(x), zeros(x))
@@ -69,11 +69,12 @@ def _links(turn: Turn) -> Links:
 
 
 def relay_sum(count: bool = False) -> Rule:
-    """RelaySum on a tree (Vogels et al. 2021, "RelaySum for Decentralized Deep Learning on Heterogeneous Data"): message
-    m_ij = x_i after + sum over k != j of m_ki of the last round; x+ = (own + all last messages) / n.
+    """RelaySum on a tree (Vogels et al. 2021, "RelaySum for Decentralized Deep Learning on Heterogeneous
+    Data"): message m_ij = x_i after + sum over k != j of m_ki of the last round; x+ = (own + all last
+    messages) / n.
 
-    Models that have not arrived yet stand in as x0 (`fill`, the default), or the sum is divided by the models it holds
-    (`count`).
+    Models that have not arrived yet stand in as x0 (`fill`, the default), or the sum is divided by the models
+    it holds (`count`).
     """
 
     def init(x: Tensor, turn: Turn) -> State:

@@ -1,4 +1,5 @@
-"""Rules that correct for data that differ between nodes: they reach the optimum of the mean, not of the mixture."""
+"""Rules that correct for data that differ between nodes: they reach the optimum of the mean, not of the
+mixture."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def d2() -> Rule:
-    """x+ = mix(x - D + c); c+ = x+ - x + D (Tang et al. 2018, "D2"; with (I+W)/2 it is Exact Diffusion, Yuan et al. 2018).
+    """x+ = mix(x - D + c); c+ = x+ - x + D (Tang et al. 2018, "D2"; with (I+W)/2 it is Exact Diffusion, Yuan
+    et al. 2018).
 
     c carries the last displacement, so it is scaled when the learning rate moves.
     """
@@ -28,7 +30,11 @@ def d2() -> Rule:
         return new, (new - after,)
 
     return Rule(
-        init, emit, absorb, keeps=(Part("correction"),), needs=frozenset({"static", "symmetric", "lambda-min"})
+        init,
+        emit,
+        absorb,
+        keeps=(Part("correction"),),
+        needs=frozenset({"static", "symmetric", "lambda-min"}),
     )
 
 
@@ -38,8 +44,8 @@ def _tracked(state: State, x: Tensor, after: Tensor, turn: Turn) -> Tensor:
 
 
 def gradient_tracking() -> Rule:
-    """x+ = mix(x - y); y+ = mix(y) + D+ - D, y0 = D0 (Di Lorenzo & Scutari 2016, "NEXT"; the semi-ATC form). One exchange
-    of two vectors; mean y = mean D always."""
+    """x+ = mix(x - y); y+ = mix(y) + D+ - D, y0 = D0 (Di Lorenzo & Scutari 2016, "NEXT"; the semi-ATC form).
+    One exchange of two vectors; mean y = mean D always."""
 
     def init(x: Tensor, turn: Turn) -> State:
         return (zeros(x),)

@@ -1,0 +1,250 @@
+"""The library's front door: run a swarm or a simulation, load what one left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossipfl.config import Config, Overrides, Source, load_config
+from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
+from gossipfl.observe.follow import Follower
+from gossipfl.observe.result import Result, load
+from gossipfl.records import Record, merge, read, to_json
+
+if TYPE_CHECKING:
+    from gossipfl.learning.task import Task, VectorTask
+
+__all__ = ["Result", "load", "simulate", "swarm"]
+
+#: Seconds between two looks at what the nodes have written.
+LOOK_EVERY: Final = 0.2
+#: Records of single rounds kept in memory by a simulation that writes no files; evaluations are always kept.
+KEEP: Final = 200_000
+
+
+class Watch(Protocol):
+    """Is told of each record as it is made, and of what is worth a line."""
+
+    def __call__(self, record: Mapping[str, object]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Unwatched:
+    """Nobody watches."""
+
+    def __call__(self, record: Mapping[str, object]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def simulate(
+    config: Source = None,
+    *,
+    engine: Literal["vector", "events"] = "vector",
+    task: Task | VectorTask | None = None,
+    overrides: Overrides | None = None,
+    out: str | os.PathLike[str] | None = None,
+    save_models: bool = True,
+    watch: Watch | None = None,
+) -> Result:
+    """Run without processes or sockets. `task` stands in for what the config names; `out`: a new folder for
+    the run's files (None: nothing is written).
+
+    Raises ConfigError (all mistakes at once) and TrainingDiverged.
+    """
+    from gossipfl.drivers import keep, vector, virtual
+    from gossipfl.drivers.outcome import summarize
+    from gossipfl.drivers.plan import plan
+    from gossipfl.learning.workload import workload
+
+    if engine not in ("vector", "events"):
+        raise ConfigError(Problem("engine", f"no engine {engine!r}", "vector or events"))
+    loaded, watch = load_config(config, overrides), watch or Unwatched()
+    _check(loaded)
+    load_ = workload(loaded, task)
+    made = plan(loaded, load_.sizes)
+    for note in made.recipe.notes:
+        watch.note(note)
+    folder = None if out is None else _folder(out)
+    saving = _Saving(folder)
+    saving.text("config.toml", loaded.to_toml())
+    kept: list[Record] = []
+    with saving.lines("metrics.jsonl") as line:
+
+        def tell(record: Record) -> None:
+            if record["kind"] != "round" or len(kept) < KEEP:
+                kept.append(record)
+            line(record)
+            watch(record)
+
+        outcome = (vector if engine == "vector" else virtual).run(made, load_, tell)
+    summary = summarize(made, load_, outcome)
+    if folder is not None and (save_models or outcome.diverged):
+        saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
+    return _finish(loaded, summary, kept, outcome.x.numpy(), saving, outcome.diverged)
+
+
+def swarm(
+    config: Source = None,
+    *,
+    overrides: Overrides | None = None,
+    out: str | os.PathLike[str] | None = None,
+    save_models: bool = True,
+    watch: Watch | None = None,
+) -> Result:
+    """Run real processes on this machine, over ZeroMQ; works from a notebook too. `out`: a new folder for the
+    run's files (None: they are read back and deleted).
+
+    Raises ConfigError, TrainingDiverged, PeerLost (every node was lost), Refused; KeyboardInterrupt after
+    everything has been stopped and the records merged.
+    """
+    loaded = load_config(config, overrides)
+    if out is not None:
+        return _swarm(loaded, _folder(out), save_models, watch or Unwatched())
+    with tempfile.TemporaryDirectory(prefix="gossipfl-") as folder:
+        result = _swarm(loaded, Path(folder), False, watch or Unwatched(), report=False)
+        return Result(result.config, result.summary, result.records, result.models)
+
+
+def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, report: bool = True) -> Result:
+    from gossipfl.drivers.swarm import Swarm
+
+    for note in _check(config):
+        watch.note(note)
+    saving = _Saving(folder)
+    saving.text("config.toml", config.to_toml())
+    (folder / "records").mkdir(exist_ok=True)
+    follower, lost = Follower(folder), list[str]()
+    last: dict[str, object] = {}
+    try:
+        with Swarm(config, folder, save_models=save_models) as running:
+            for word in running.words(LOOK_EVERY):
+                for record in follower.poll():
+                    watch(record)
+                if word is not None:
+                    last = {**last, **word}
+                    if "lost" in word:
+                        lost.append(f"{word['lost']}: {word['why']}")
+                        watch.note(f"lost {lost[-1]}")
+                    if "note" in word:
+                        watch.note(str(word["note"]))
+            for record in follower.poll():
+                watch(record)
+            if not {"summary", "problems", "error"} & last.keys():
+                raise GossipError(f"the nodes ended without a word: {running.last_error()}")
+    finally:
+        shutil.rmtree(folder / ".parameters", ignore_errors=True)
+        saving.attempt("metrics.jsonl", lambda: merge(folder))
+        if not (folder / "log.txt").stat().st_size:
+            (folder / "log.txt").unlink()
+    if "problems" in last:
+        raise ConfigError([Problem(*map(str, p)) for p in _list(last["problems"])])
+    if "error" in last:
+        raise GossipError(str(last["error"]))
+    summary = last["summary"]
+    assert isinstance(summary, dict)
+    with np.load(folder / ".models.npz", allow_pickle=False) as stored:
+        models = stored["x"]
+    (folder / ".models.npz").unlink(missing_ok=True)
+    records = list(read(folder / "metrics.jsonl")) if (folder / "metrics.jsonl").exists() else []
+    result = _finish(config, summary, records, models, saving, last.get("diverged"), report=report)
+    if not summary["nodes_finished"]:
+        raise (Refused if last.get("refused") else PeerLost)(f"every node was lost: {'; '.join(lost)}")
+    return result
+
+
+def _check(config: Config) -> tuple[str, ...]:
+    """Mistakes of graph and rule are told before anything starts (no torch is needed for that); the notes."""
+    from gossipfl.drivers.plan import plan
+
+    return () if config.topology.weights == "data" else plan(config).recipe.notes
+
+
+def _list(value: object) -> list[list[object]]:
+    assert isinstance(value, list)
+    return value
+
+
+def _folder(out: str | os.PathLike[str]) -> Path:
+    """A new or empty folder. Raises ConfigError: nothing is ever overwritten."""
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(Problem("out", f"{path} exists and is not empty", "choose another, or remove it"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+class _Saving:
+    """Writes a run's files; what cannot be written (a full disk) is told at the end and costs nothing
+    else."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.failed = folder, dict[str, str]()
+
+    def attempt(self, name: str, write: Callable[[], object]) -> None:
+        if self.folder is None:
+            return
+        try:
+            write()
+        except OSError as error:
+            self.failed[name] = f"{self.folder / name}: {error.strerror or error}"
+
+    def text(self, name: str, content: str) -> None:
+        def write() -> None:
+            assert self.folder is not None
+            part = self.folder / f".{name}.part"
+            try:
+                part.write_text(content)
+                part.replace(self.folder / name)
+            finally:
+                part.unlink(missing_ok=True)
+
+        self.attempt(name, write)
+
+    @contextmanager
+    def lines(self, name: str) -> Iterator[Callable[[Record], None]]:
+        """A file of records, written as they come."""
+        if self.folder is None:
+            yield lambda record: None
+            return
+        with (self.folder / name).open("w") as file:
+
+            def line(record: Record) -> None:
+                if name not in self.failed:
+                    self.attempt(name, lambda: file.write(to_json(record) + "\n"))
+
+            yield line
+            self.attempt(name, file.flush)
+            if name in self.failed:  # what is still held back cannot be written either
+                with suppress(OSError):
+                    file.close()
+
+
+def _finish(
+    config: Config,
+    summary: dict[str, object],
+    records: list[Record],
+    models: NDArray[np.floating],
+    saving: _Saving,
+    diverged: object,
+    *,
+    report: bool = True,
+) -> Result:
+    """Write what is left to write; raises TrainingDiverged when that is how the run ended."""
+    folder = saving.folder
+    saving.text("summary.json", json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
+    if report and folder is not None and not saving.failed:
+        from gossipfl.observe.report import write_report
+
+        saving.attempt("report.html", lambda: write_report([folder], folder / "report.html"))
+    if isinstance(diverged, list | tuple):
+        raise TrainingDiverged(config.names[diverged[0]], diverged[1], diverged[2])
+    return Result(config, summary, records, models, folder, tuple(saving.failed.values()))

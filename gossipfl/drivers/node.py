@@ -1,0 +1,311 @@
+"""One real node: its machine, learner, connections and records, in a process of its own.
+
+The training thread runs the machine itself and waits on the sockets only when it has nothing to compute. What
+a node needs to be told from outside comes over `control`: where the others are, who is gone, when to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossipfl.core.events import Adopt, Begin, Effect, Event, Finished, Note, PeerDown, Send, Shift, Stepped
+from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.drivers.plan import Plan, neighbors
+from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
+from gossipfl.errors import PeerLost, Refused, TrainingDiverged
+from gossipfl.learning.training import Phase
+from gossipfl.learning.workload import Workload
+from gossipfl.records import Recorder
+from gossipfl.transport.keeper import Keeper
+from gossipfl.transport.wire import Layout, Who
+from gossipfl.transport.zeromq import ZeroMQ
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two flushes of the records.
+FLUSH_EVERY: Final = 0.1
+#: Heartbeats without a word from a neighbour until the node says for whom it waits.
+PATIENCE: Final = 5.0
+
+
+class Stopped(Exception):
+    """The node was told to stop."""
+
+
+class Place(NamedTuple):
+    """Where a node stands: its index, the run's folder, where it binds, and the start of the run's clock."""
+
+    node: int
+    folder: Path
+    listen: str
+    beats: str
+    epoch: float  # time.monotonic() of the start
+
+
+class Node:
+    """A node's life: `meet`, `train`, `leave`, inside one `with`."""
+
+    def __init__(self, plan: Plan, workload: Workload, place: Place, control: Connection) -> None:
+        config = plan.config
+        self._plan, self._place, self._control = plan, place, control
+        self._name, self._seed = config.names[place.node], config.swarm.seed
+        self.learner = workload.learner(place.node)
+        edges = plan.edges()
+        self._neighbors = neighbors(edges, place.node)
+        dtype = getattr(torch, config.train.dtype)
+        parts = tuple((1 if p.kind == "exact" else workload.d, dtype) for p in plan.recipe.rule.sends)
+        model = (("x", (workload.d,), config.train.dtype),)
+        about = plan.about(model, workload.data_hash)
+        self.machine = Rounds(plan.recipe.rule, plan.rows(place.node), self._neighbors, plan.rounds, about)
+        who = Who(place.node, self._name)
+        self.transport = ZeroMQ(who, Layout(parts), place.listen, config.wire.heartbeat)
+        self.keeper = Keeper(place.node, place.beats, config.wire.heartbeat)
+        self.recorder = Recorder(place.folder / "records" / f"{self._name}.jsonl", place.node, self._name)
+        self.rounds = 0
+        self.begun = self.ended = 0.0
+        self._stack = ExitStack()
+        self._adopted: Adopt | None = None
+        self._left = False
+        self._told = (0, 0)
+        self._mix_s = self._wait_s = 0.0
+        self._flushed = 0.0
+        self._complained = 0.0
+
+    def __enter__(self) -> Node:
+        with ExitStack() as stack:
+            stack.enter_context(self.recorder)
+            stack.enter_context(self.transport)
+            stack.enter_context(self.keeper)
+            self.transport.listen_to(self._control.fileno())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.__exit__(*exception)  # type: ignore[arg-type]
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run's start."""
+        return time.monotonic() - self._place.epoch
+
+    # ------------------------------------------------------------------ life
+
+    def meet(self) -> None:
+        """Tell where this node is, dial who has to be dialled, and wait until every neighbour that lives is
+        there."""
+        self._say({"bound": [self.transport.address, self.keeper.address]})
+        timeout = self._plan.config.swarm.start_timeout
+        limit = time.monotonic() + timeout if timeout else None
+        while self.machine.missing():
+            self._turn(None if limit is None else max(0.0, limit - time.monotonic()))
+            if limit is not None and time.monotonic() >= limit and self.machine.missing():
+                names = ", ".join(self._plan.config.names[j] for j in self.machine.missing())
+                raise PeerLost(
+                    f"{self._name}: no word from {names} in {timeout:g} s; see swarm.start_timeout"
+                )
+
+    def train(self) -> None:
+        """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
+        self.begun = self.now
+        self._say({"begun": self.begun})
+        self._do(self.machine.handle(Begin(self._copy()), self.now))
+        for round in range(self._plan.rounds):
+            self._listen()
+            self._round(round)
+        self.ended = self.now
+
+    def leave(self) -> None:
+        """Stay until the neighbours have all they were sent."""
+        while not self._left:
+            self._turn(None)
+
+    def _round(self, round: int) -> None:
+        x = self._copy()
+        self.keeper.at(round + 1, training=True)
+        t0 = time.monotonic()
+        phase = self.learner.phase(round)
+        train_s = time.monotonic() - t0
+        what = wrong(phase)
+        if what is not None:
+            self.learner.load(x)
+            raise TrainingDiverged(self._name, round + 1, what)
+        self.keeper.at(round + 1, training=False)
+        self._wait_s = self._mix_s = 0.0
+        self._handle(Stepped(x, self._copy(), phase.ratio))
+        self._complained = time.monotonic()
+        while self._adopted is None:
+            self._turn(self._plan.config.wire.heartbeat)
+            self._complain()
+        adopt, self._adopted = self._adopted, None
+        self.learner.load(adopt.x)
+        self.rounds += 1
+        self._tell_round(adopt, phase, train_s)
+
+    def _copy(self) -> Tensor:
+        return self.learner.vector.detach().clone()
+
+    # ------------------------------------------------------------------ the machine
+
+    def _handle(self, event: Event) -> None:
+        t0 = time.monotonic()
+        self._do(self.machine.handle(event, self.now))
+        self._mix_s += time.monotonic() - t0
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(peer, session, message):
+                    self.transport.send(peer, session, message)
+                case Adopt():
+                    self._adopted = effect
+                case Shift(delta):
+                    self.learner.load(self._copy() + delta)
+                case Finished():
+                    self._left = True
+                case Note():
+                    self._note(effect)
+
+    def _note(self, note: Note) -> None:
+        self.recorder.write(
+            note.kind, round=max(note.round, self.rounds), time=self.now, peer=note.peer, text=note.text
+        )
+        if note.kind == "refused":
+            raise Refused(f"{self._name}: {self._plan.config.names[note.peer]}: {note.text}")
+
+    def _turn(self, timeout: float | None) -> None:
+        """Wait for something to happen, and let it."""
+        t0 = time.monotonic()
+        events = self.transport.poll(timeout)
+        self._wait_s += time.monotonic() - t0
+        for event in events:
+            if isinstance(event, Note):
+                self._note(event)
+            else:
+                self._handle(event)
+        self._listen()
+
+    def _listen(self) -> None:
+        """What has been told over the control line."""
+        while self._control.poll(0):
+            try:
+                word = json.loads(self._control.recv_bytes())
+            except EOFError:
+                raise Stopped("whoever started this node is gone") from None
+            if "stop" in word:
+                raise Stopped("told to stop")
+            if "addresses" in word:
+                addresses = {int(j): pair for j, pair in word["addresses"].items()}
+                self.keeper.follow({j: addresses[j][1] for j in self._neighbors if j in addresses})
+                for j in self._neighbors:
+                    if j > self._place.node and j in addresses:
+                        self.transport.dial(j, addresses[j][0])
+            for j in word.get("gone", ()):
+                if j in self._neighbors:
+                    self._handle(PeerDown(j, None, gone=True))
+                    self.transport.forget(j)
+
+    # ------------------------------------------------------------------ telling
+
+    def _say(self, word: dict[str, object]) -> None:
+        self._control.send_bytes(json.dumps(word).encode())
+
+    def _complain(self) -> None:
+        """Say once in a while for whom this node waits, and what their beats tell."""
+        interval = PATIENCE * self._plan.config.wire.heartbeat
+        if self._adopted is None and time.monotonic() - self._complained > interval:
+            self._complained = time.monotonic()
+            silent = self.machine.silent()
+            said = ", ".join(f"{self._plan.config.names[j]} ({self.keeper.tell(j)})" for j in silent)
+            if silent:
+                self.recorder.write("note", round=self.rounds, time=self.now, text=f"waits for {said}")
+                self.recorder.flush()
+
+    def _tell_round(self, adopt: Adopt, phase: Phase, train_s: float) -> None:
+        sent, received = self.transport.sent_bytes, self.transport.received_bytes
+        self.recorder.write(
+            "round",
+            round=self.rounds,
+            time=self.now,
+            **round_fields(adopt, phase, len(adopt.counted)),
+            train_s=train_s,
+            wait_s=self._wait_s,
+            mix_s=self._mix_s,
+            sent_bytes=sent - self._told[0],
+            received_bytes=received - self._told[1],
+        )
+        self._told = (sent, received)
+        swarm = self._plan.config.swarm
+        evaluated = due(self.rounds, swarm.eval_every, self._plan.rounds)
+        if evaluated:
+            self.recorder.write(
+                "eval", round=self.rounds, time=self.now, **eval_fields(self.learner, self._seed)
+            )
+        if evaluated or time.monotonic() - self._flushed > FLUSH_EVERY:
+            self._flushed = time.monotonic()
+            self.recorder.flush()
+
+
+def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> None:
+    """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
+    torch.set_num_threads(plan.config.train.threads)
+    node = Node(plan, workload, place, control)
+    word: dict[str, object] = {}
+    try:
+        with node:
+            try:
+                node.meet()
+                node.train()
+            except TrainingDiverged as error:
+                word = {"diverged": [error.round, error.what]}
+            except Stopped:
+                word = {"stopped": True}
+            finally:
+                _keep(place, node.learner.vector)
+            if not word:
+                # The result is safe, so it is told before the goodbyes: a node that is killed now has
+                # finished.
+                node._say(_account(node))
+                node.leave()
+    except Stopped:
+        pass
+    except (PeerLost, Refused) as error:
+        word = {"error": str(error), "refused": isinstance(error, Refused)}
+    if word:
+        node._say({**_account(node), **word})
+
+
+def _account(node: Node) -> dict[str, object]:
+    """What a node did, for the summary."""
+    return {
+        "rounds": node.rounds,
+        "sent_bytes": node.transport.sent_bytes,
+        "ended": node.ended or node.now,
+        "unrecorded": node.recorder.failed,
+    }
+
+
+def parameters_path(folder: Path, node: int) -> Path:
+    """Where a node leaves its last parameters for whoever sums the run up."""
+    return folder / ".parameters" / f"{node}.npy"
+
+
+def _keep(place: Place, x: Tensor) -> None:
+    """Write the parameters whole or not at all; a full disk costs the file, never the node."""
+    path = parameters_path(place.folder, place.node)
+    try:
+        with path.with_suffix(".part").open("wb") as file:
+            np.save(file, x.detach().cpu().numpy(), allow_pickle=False)
+        path.with_suffix(".part").replace(path)
+    except OSError as error:
+        log.error("%s: %s", path, error.strerror)

@@ -1,0 +1,315 @@
+"""The warmed zygote: a fresh single-threaded process that loads everything once and then forks the nodes.
+
+`python -m gossipfl.drivers.zygote` reads one JSON line (the job) from standard input, starts the nodes,
+brings them together and watches over their processes; it answers in JSON lines on standard output. It holds
+no model and takes no part in the training. A line `stop`, or the end of standard input, ends the nodes.
+
+It imports torch, loads the data and runs a few real training steps before it forks, so that every lazy import
+is done once; sockets and threads are made after the fork. Where forking is not safe (no fork, macOS, CUDA in
+use) nodes are spawned.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import selectors
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gossipfl.config import Config, load_config
+from gossipfl.drivers.keep import save_array, save_models
+from gossipfl.drivers.node import Place, live, parameters_path
+from gossipfl.drivers.outcome import Outcome, summarize
+from gossipfl.drivers.plan import Plan, plan
+from gossipfl.errors import ConfigError, GossipError
+from gossipfl.learning.workload import Workload, workload
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+log = logging.getLogger(__name__)
+
+#: Seconds that nodes told to stop may take before they are killed.
+GRACE: Final = 1.2
+
+Tell = Callable[[Mapping[str, object]], None]
+
+
+def can_fork(config: Config, devices: bool) -> bool:
+    """Is a fork safe here? Not on macOS and Windows, and not with an accelerator in use."""
+    return sys.platform.startswith("linux") and not devices
+
+
+@dataclass(slots=True)
+class _Child:
+    """A node's process as the zygote sees it."""
+
+    node: int
+    process: BaseProcess
+    control: Connection
+    bound: list[str] | None = None
+    begun: float | None = None
+    word: dict[str, Any] | None = None
+    alive: bool = True
+
+
+class Nursery:
+    """The nodes' processes: started on entering, none left on leaving."""
+
+    def __init__(self, made: Plan, load: Workload, folder: Path, epoch: float, tell: Tell) -> None:
+        self._plan, self._load, self._folder, self._epoch, self._tell = made, load, folder, epoch, tell
+        self._children: list[_Child] = []
+        self._selector = selectors.DefaultSelector()
+        self._sockets = Path(tempfile.mkdtemp(prefix="gossipfl-"))
+        self._stop_by: float | None = None
+        self._met = False
+        self._parent = 0  # standard input
+        self.interrupted = False
+
+    def __enter__(self) -> Nursery:
+        forking = can_fork(self._plan.config, _uses_accelerator(self._plan.config))
+        context: Any = multiprocessing.get_context("fork" if forking else "spawn")
+        if not forking:
+            self._tell({"note": "nodes are spawned, not forked: starting takes seconds and more memory"})
+        self._selector.register(self._parent, selectors.EVENT_READ, None)
+        gc.collect()
+        gc.freeze()
+        for node in range(self._plan.n):
+            ours, theirs = context.Pipe()
+            place = Place(node, self._folder, *self._listen(node), self._epoch)
+            if forking:
+                ends = [c.control for c in self._children] + [ours]
+                process = context.Process(target=_born, args=(self._plan, self._load, place, theirs, ends))
+            else:
+                process = context.Process(target=_spawned, args=(self._plan.config.to_dict(), place, theirs))
+            process.start()
+            theirs.close()
+            child = _Child(node, process, ours)
+            self._children.append(child)
+            self._selector.register(ours, selectors.EVENT_READ, child)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for child in self._children:
+            if child.process.is_alive():
+                child.process.kill()
+        for child in self._children:
+            child.process.join()
+        self._selector.close()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _listen(self, node: int) -> tuple[str, str]:
+        if self._plan.config.wire.transport == "tcp" or not sys.platform.startswith(("linux", "darwin")):
+            return "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"
+        return f"ipc://{self._sockets}/{node}", f"ipc://{self._sockets}/{node}b"
+
+    def watch(self) -> Outcome:
+        """Until every process has ended."""
+        self._tell({"started": [c.process.pid for c in self._children]})
+        while any(c.alive for c in self._children):
+            timeout = None if self._stop_by is None else max(0.0, self._stop_by - time.monotonic())
+            for key, _ in self._selector.select(timeout):
+                if key.data is None:  # a word, or the end of whoever asked for the swarm: stop
+                    self._selector.unregister(self._parent)
+                    self.interrupted = True
+                    self._stop()
+                else:
+                    self._hear(key.data)
+            if self._stop_by is not None and time.monotonic() >= self._stop_by:
+                for child in self._children:
+                    if child.alive:
+                        child.process.kill()
+        return self._outcome()
+
+    # ------------------------------------------------------------------ words
+
+    def _hear(self, child: _Child) -> None:
+        try:
+            word = json.loads(child.control.recv_bytes())
+        except (EOFError, OSError):
+            self._ended(child)
+            return
+        if "bound" in word:
+            child.bound = word["bound"]
+        elif "begun" in word:
+            child.begun = word["begun"]
+        else:
+            child.word = word
+            if "diverged" in word or word.get("refused"):
+                self._stop()
+        self._introduce()
+
+    def _ended(self, child: _Child) -> None:
+        self._selector.unregister(child.control)
+        child.control.close()
+        child.process.join()
+        child.alive = False
+        if child.word is None or "error" in child.word:
+            code = child.process.exitcode
+            how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+            why = how if child.word is None else child.word["error"]
+            self._tell({"lost": self._plan.config.names[child.node], "why": why})
+        self._introduce()
+        for other in self._children:
+            if other.alive:
+                _send(other, {"gone": [child.node]})
+
+    def _introduce(self) -> None:
+        """When every node that lives is bound: tell each where the others are."""
+        if self._met or any(c.alive and c.bound is None for c in self._children):
+            return
+        self._met = True
+        addresses = {c.node: c.bound for c in self._children if c.bound is not None}
+        edges = self._plan.edges()
+        near: dict[int, list[int]] = {c.node: [] for c in self._children}
+        for i, j in edges:
+            near[i].append(j)
+            near[j].append(i)
+        for child in self._children:
+            if child.alive:
+                _send(child, {"addresses": {j: addresses[j] for j in near[child.node] if j in addresses}})
+
+    def _stop(self) -> None:
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + GRACE
+            for child in self._children:
+                if child.alive:
+                    _send(child, {"stop": True})
+
+    # ------------------------------------------------------------------ the end
+
+    def _outcome(self) -> Outcome:
+        import numpy as np
+        import torch
+
+        n, words = self._plan.n, [c.word or {} for c in self._children]
+        x = torch.zeros(n, self._load.d, dtype=getattr(torch, self._plan.config.train.dtype))
+        present = []
+        for node in range(n):
+            path = parameters_path(self._folder, node)
+            present.append(path.exists())
+            if path.exists():
+                x[node] = torch.from_numpy(np.load(path, allow_pickle=False))
+        shutil.rmtree(self._folder / ".parameters", ignore_errors=True)
+        begun = max((c.begun for c in self._children if c.begun is not None), default=0.0)
+        ended = max((float(w["ended"]) for w in words if "ended" in w), default=begun)
+        diverged = next(((i, *w["diverged"]) for i, w in enumerate(words) if "diverged" in w), None)
+        return Outcome(
+            engine="swarm",
+            x=x,
+            present=tuple(present),
+            rounds=tuple(int(w.get("rounds", 0)) for w in words),
+            sent_bytes=tuple(int(w.get("sent_bytes", 0)) for w in words),
+            lost=tuple(i for i, w in enumerate(words) if not w or "error" in w),
+            seconds=ended - begun,
+            start_seconds=begun,
+            diverged=diverged,
+            notes=tuple(str(w["unrecorded"]) for w in words if w.get("unrecorded")),
+        )
+
+
+def _send(child: _Child, word: dict[str, object]) -> None:
+    try:
+        child.control.send_bytes(json.dumps(word).encode())
+    except OSError:
+        return  # it is ending: its end of the line is read next
+
+
+def _uses_accelerator(config: Config) -> bool:
+    from gossipfl.learning.models import device
+
+    return device(config.train.device).type != "cpu"
+
+
+def _settle_in() -> None:
+    """A node's process does not take the terminal's Ctrl-C: whoever started it decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _born(made: Plan, load: Workload, place: Place, control: Connection, ends: list[Connection]) -> None:
+    for end in ends:
+        end.close()
+    _settle_in()
+    live(made, load, place, control)
+
+
+def _spawned(config: Mapping[str, object], place: Place, control: Connection) -> None:
+    _settle_in()
+    loaded = load_config(config)
+    load = workload(loaded)
+    live(plan(loaded, load.sizes), load, place, control)
+
+
+def _warm(load: Workload) -> None:
+    """A few real steps, so that what torch imports and sets up lazily is there before the fork."""
+    learner = load.learner(0)
+    for round in range(2):
+        learner.phase(round)
+    learner.evaluate()
+
+
+def main() -> int:
+    """Serve one job."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def tell(word: Mapping[str, object]) -> None:
+        channel.write(json.dumps(word) + "\n")
+
+    with open(0, "rb", buffering=0, closefd=False) as asked:  # unbuffered: what follows is for the selector
+        job = json.loads(asked.readline())
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
+    folder = Path(job["folder"])
+    try:
+        config = load_config(job["config"])
+        import torch
+
+        torch.set_num_threads(1)
+        load = workload(config)
+        made = plan(config, load.sizes)
+        (folder / ".parameters").mkdir(parents=True, exist_ok=True)
+        _warm(load)
+        with Nursery(made, load, folder, job["epoch"], tell) as nursery:
+            outcome = nursery.watch()
+            if nursery.interrupted:
+                tell({"interrupted": True})
+                return 0
+        torch.set_num_threads(os.cpu_count() or 1)
+        save_array(folder / ".models.npz", outcome, config.names)
+        if job["save_models"] or outcome.diverged:
+            save_models(folder, load, outcome, config.names)
+        tell({"summary": summarize(made, load, outcome), "diverged": outcome.diverged})
+    except ConfigError as error:
+        tell({"problems": [list(p) for p in error.problems]})
+        return 2
+    except OSError as error:
+        tell(
+            {
+                "problems": [
+                    ["--out", f"{error.filename or folder}: {error.strerror}", "make room, or choose another"]
+                ]
+            }
+        )
+        return 2
+    except GossipError as error:
+        tell({"error": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The keeper: a small thread that tells the neighbours, at every beat, which round its node is in, while the
+node trains.
+
+A process that hangs keeps its connections open and libzmq's thread goes on answering; only beats that carry
+progress tell a slow node from a stuck one. The keeper has sockets of its own, since ZeroMQ's may not be
+shared between threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+from gossipfl.errors import RemoteProtocolError
+from gossipfl.transport.wire import Beat, decode_beat, encode_beat
+from gossipfl.transport.zeromq import Airwaves
+
+
+class Keeper:
+    """Sends this node's beats and keeps the neighbours' last ones. A context manager: the thread lives inside
+    the `with`."""
+
+    def __init__(self, node: int, listen: str, interval: float) -> None:
+        """listen: where beats are published; interval: seconds between two of them."""
+        self.address = ""
+        self._node, self._interval = node, interval
+        self._air = Airwaves(listen)
+        self._beat = Beat(node, 0, 0, False)
+        self._last: dict[int, tuple[float, Beat]] = {}
+        self._thread = threading.Thread(target=self._keep, name=f"keeper-{node}", daemon=True)
+
+    def __enter__(self) -> Keeper:
+        self._air.__enter__()
+        self.address = self._air.address
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._air.stop()
+        self._thread.join()
+        self._air.__exit__(kind, error, trace)
+
+    def at(self, round: int, *, training: bool) -> None:
+        """The node is in this round, and is training or waiting; told at the next beat."""
+        self._beat = Beat(self._node, round, self._beat.steps + 1, training)
+
+    def follow(self, addresses: dict[int, str]) -> None:
+        """Listen to the beats of these nodes."""
+        self._air.subscribe(list(addresses.values()))
+
+    def tell(self, peer: int) -> str:
+        """What the last beat of a peer says, for people."""
+        heard = self._last.get(peer)
+        if heard is None:
+            return "no beat yet"
+        at, beat = heard
+        doing = "training" if beat.training else "waiting"
+        return f"{doing} in round {beat.round}, {time.monotonic() - at:.1f} s ago"
+
+    def _keep(self) -> None:
+        due = time.monotonic()
+        while True:
+            for frame in self._air.wait(max(0.0, due - time.monotonic())):
+                if frame is None:
+                    return
+                try:
+                    beat = decode_beat(frame)
+                except RemoteProtocolError:
+                    continue
+                self._last[beat.node] = (time.monotonic(), beat)
+            if time.monotonic() >= due:
+                self._air.publish(encode_beat(self._beat))
+                due = time.monotonic() + self._interval

@@ -1,0 +1,233 @@
+"""Messages <-> frames: a small msgpack header, and raw little-endian chunks of numbers. No pickle, no
+surprises: whatever does not have exactly the expected shape is a RemoteProtocolError. docs/protocol.md
+describes these bytes.
+
+    hello    [1, session, inc, peer_inc, heard, acked, sent, node, name, about]
+    welcome  [2, the same]
+    refuse   [3, session, reason]
+    none     [4, round, counted]
+    data     [5, round, counted, part, offset]  + one frame of raw bytes: a chunk of that part
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgpack
+import torch
+
+from gossipfl.core.messages import Data, Hello, Message, Nothing, Refuse, Welcome
+from gossipfl.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELLO, WELCOME, REFUSE, NONE, DATA, BEAT = 1, 2, 3, 4, 5, 6
+HEADER_LIMIT: Final = 65_536
+CHUNK: Final = 4 * 1024 * 1024  # bytes
+#: A frame's limit on the connection: a chunk and a little.
+FRAME_LIMIT: Final = CHUNK + 1024
+MAX_ROUND: Final = 2**62
+#: Below this many bytes a chunk is copied out of the received frame; above, the frame's memory itself is
+#: averaged.
+COPY_BELOW: Final = 65_536
+
+Buffer = bytes | memoryview
+Frames = tuple[Buffer, ...]
+
+
+class Layout(NamedTuple):
+    """What a payload looks like: (elements, dtype) of each of its parts. Both ends know it from the model
+    they have."""
+
+    parts: tuple[tuple[int, torch.dtype], ...]
+
+
+class Who(NamedTuple):
+    """Who says hello."""
+
+    node: int
+    name: str
+
+
+def encode(message: Message, who: Who) -> Iterator[Frames]:
+    """The frames of each wire message. The payload's memory is used as it is: it must not be written until it
+    has left."""
+    match message:
+        case Welcome() | Hello() as m:
+            kind = WELCOME if isinstance(m, Welcome) else HELLO
+            fields = [
+                kind,
+                m.session,
+                m.inc,
+                m.peer_inc,
+                m.heard,
+                m.acked,
+                m.sent,
+                who.node,
+                who.name,
+                dict(m.about),
+            ]
+            yield (_pack(fields),)
+        case Refuse(session, reason):
+            yield (_pack([REFUSE, session, reason]),)
+        case Nothing(round, counted):
+            yield (_pack([NONE, round, counted]),)
+        case Data(round, counted, payload):
+            for part, tensor in enumerate(payload):
+                raw = memoryview(tensor.detach().numpy().view("u1").data)
+                for offset in range(0, max(len(raw), 1), CHUNK):
+                    yield (_pack([DATA, round, counted, part, offset]), raw[offset : offset + CHUNK])
+
+
+def _pack(fields: Sequence[object]) -> bytes:
+    packed: bytes = msgpack.packb(fields, use_bin_type=True)
+    return packed
+
+
+def _unpack(frame: Buffer) -> list[object]:
+    raw = memoryview(frame)
+    if len(raw) > HEADER_LIMIT:
+        raise RemoteProtocolError(f"a header of {len(raw)} bytes, the limit is {HEADER_LIMIT}")
+    try:
+        fields = msgpack.unpackb(
+            raw,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=64,
+            max_map_len=1024,
+            max_str_len=HEADER_LIMIT,
+            max_bin_len=1024,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException, TypeError, RecursionError) as error:
+        raise RemoteProtocolError(f"a header that is not msgpack ({type(error).__name__})") from error
+    if not isinstance(fields, list) or not fields or type(fields[0]) is not int:
+        raise RemoteProtocolError("a header that is not a list of a kind and its fields")
+    return fields
+
+
+def _integers(fields: Sequence[object], names: str) -> list[int]:
+    out = []
+    for value, name in zip(fields, names.split(), strict=True):
+        if type(value) is not int or not -1 <= value <= MAX_ROUND:
+            raise RemoteProtocolError(f"{name} = {value!r}: an integer from -1 to 2^62 is needed")
+        out.append(value)
+    return out
+
+
+def _expect(fields: list[object], length: int, kind: str) -> None:
+    if len(fields) != length:
+        raise RemoteProtocolError(f"a {kind} of {len(fields)} fields, it has {length}")
+
+
+def greeting(fields: list[object]) -> tuple[Hello, Who]:
+    """A hello or welcome from its header fields."""
+    _expect(fields, 10, "hello")
+    session, inc, heard, acked, sent, node = _integers(
+        [*fields[1:3], *fields[4:8]], "session inc heard acked sent node"
+    )
+    peer_inc = None if fields[3] is None else _integers([fields[3]], "peer_inc")[0]
+    name, about = fields[8], fields[9]
+    if not isinstance(name, str) or len(name) > 256:
+        raise RemoteProtocolError("name: a string of at most 256 characters is needed")
+    if not isinstance(about, dict) or not all(isinstance(k, str) for k in about):
+        raise RemoteProtocolError("about: a map with string keys is needed")
+    make = Welcome if fields[0] == WELCOME else Hello
+    return make(session, inc, peer_inc, heard, acked, sent, about), Who(node, name)
+
+
+@dataclass(slots=True)
+class Decoder:
+    """Frames of one session -> messages. Chunks of a payload come in order; anything else is an error."""
+
+    layout: Layout
+    _parts: list[Tensor] = field(default_factory=list)
+    _at: tuple[int, int, int] | None = None  # round, part, offset expected next
+
+    def feed(self, frames: Sequence[Buffer]) -> tuple[Message, Who | None] | None:
+        """The message that these frames complete, if they do (with the sender, for a hello or welcome)."""
+        fields = _unpack(frames[0])
+        kind = fields[0]
+        if kind == DATA:
+            if len(frames) != 2:
+                raise RemoteProtocolError(f"data of {len(frames)} frames, it has 2")
+            _expect(fields, 5, "data")
+            message = self._chunk(_integers(fields[1:], "round counted part offset"), frames[1])
+            return None if message is None else (message, None)
+        if len(frames) != 1:
+            raise RemoteProtocolError(f"a header followed by {len(frames) - 1} frames")
+        if kind in (HELLO, WELCOME):
+            return greeting(fields)
+        if kind == NONE:
+            _expect(fields, 3, "none")
+            round, counted = _integers(fields[1:], "round counted")
+            return Nothing(round, counted), None
+        if kind == REFUSE:
+            _expect(fields, 3, "refuse")
+            if not isinstance(fields[2], str):
+                raise RemoteProtocolError("reason: a string is needed")
+            return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 5")
+
+    def _chunk(self, header: list[int], raw: Buffer) -> Data | None:
+        round, counted, part, offset = header
+        expected = self._at or (round, 0, 0)
+        if (round, part, offset) != expected:
+            raise RemoteProtocolError(f"chunk {(round, part, offset)} where {expected} was due")
+        if part >= len(self.layout.parts):
+            raise RemoteProtocolError(f"part {part} of a payload of {len(self.layout.parts)}")
+        elements, dtype = self.layout.parts[part]
+        size, got = elements * dtype.itemsize, memoryview(raw).nbytes
+        if got != min(CHUNK, size - offset):
+            raise RemoteProtocolError(f"a chunk of {got} bytes where {min(CHUNK, size - offset)} were due")
+        values = torch.frombuffer(raw, dtype=dtype) if got else torch.empty(0, dtype=dtype)
+        _finite(values, part)
+        if size <= CHUNK:
+            self._parts.append(values.clone() if got < COPY_BELOW else values)
+        else:
+            if offset == 0:
+                self._parts.append(torch.empty(elements, dtype=dtype))
+            begin = offset // dtype.itemsize
+            self._parts[part][begin : begin + values.numel()] = values
+        if offset + got < size:
+            self._at = (round, part, offset + got)
+            return None
+        if part + 1 < len(self.layout.parts):
+            self._at = (round, part + 1, 0)
+            return None
+        payload, self._parts, self._at = tuple(self._parts), [], None
+        return Data(round, counted, payload)
+
+
+def _finite(values: Tensor, part: int) -> None:
+    # A finite sum proves finite values in one pass; only a sum that overflows needs the second.
+    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+        raise RemoteProtocolError(f"part {part} of a payload holds NaN or Inf")
+
+
+class Beat(NamedTuple):
+    """A sign of life: where its sender is. `steps` grows with everything the sender's training thread
+    does."""
+
+    node: int
+    round: int
+    steps: int
+    training: bool
+
+
+def encode_beat(beat: Beat) -> bytes:
+    """beat [6, node, round, steps, training]."""
+    return _pack([BEAT, *beat])
+
+
+def decode_beat(frame: Buffer) -> Beat:
+    """The beat in a frame. Raises RemoteProtocolError."""
+    fields = _unpack(frame)
+    _expect(fields, 5, "beat")
+    if fields[0] != BEAT or not isinstance(fields[4], bool):
+        raise RemoteProtocolError("a beat that is none")
+    node, round, steps = _integers(fields[1:4], "node round steps")
+    return Beat(node, round, steps, fields[4])
