@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,15 +95,14 @@ def _file(keys: Mapping[str, object]) -> str:
 def _load(file: str) -> dict[str, NDArray[np.generic]]:
     """The arrays of an npz file."""
     try:
-        with np.load(Path(file), allow_pickle=False) as stored:
+        with Path(file).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except OSError as error:
         wrong = f"{file} cannot be read ({error.strerror or error})"
         raise ConfigError(Problem("task.file", wrong, "an npz file")) from error
-    except (ValueError, AttributeError, EOFError) as error:
-        raise ConfigError(
-            Problem("task.file", f"{file} is no npz file", "one that numpy.savez wrote")
-        ) from error
+    except (ValueError, AttributeError, TypeError, EOFError, BadZipFile) as error:
+        wrong = f"{file} is no npz file"
+        raise ConfigError(Problem("task.file", wrong, "one that numpy.savez wrote")) from error
 
 
 def _array(arrays: Mapping[str, NDArray[np.generic]], name: str, n: int, axes: int, file: str) -> Array:
