@@ -160,9 +160,10 @@ class LoopCohort:
 
     def __init__(self, learners: Sequence[ModuleLearner]) -> None:
         self.learners = learners
+        self._start = torch.stack([learner.vector for learner in learners])
 
     def start(self) -> Tensor:
-        return torch.stack([learner.vector for learner in self.learners])
+        return self._start.clone()
 
     def phase(self, x: Tensor, round: int) -> tuple[Tensor, Tensor, float]:
         after, losses, ratio = torch.empty_like(x), x.new_empty(len(x)), 1.0
