@@ -163,7 +163,8 @@ def _effective(cycle: list[Mixing]) -> dict[str, float | None]:
 
 
 def _drawn(made: Drawn) -> Figures:
-    """A random schedule: by its second moments, where they have a closed form; else by averaging over rounds."""
+    """A random schedule: by its second moments, where they have a closed form; else by averaging over
+    rounds."""
     graphs = [made.graph(round) for round in range(_sample(made.n) if made.moments is None else 8)]
     contraction = contraction_of(made)
     effective: dict[str, float | None] = dict.fromkeys(map(str, GAMMAS))
@@ -185,10 +186,11 @@ def _sample(n: int) -> int:
 
 
 def contraction_of(made: Drawn) -> float | None:
-    """The largest expectation of |(W - J) z|^2 / |z|^2 over z that sum to zero; None where that is too large to find.
+    """The largest expectation of |(W - J) z|^2 / |z|^2 over z that sum to zero; None where that is too large
+    to find.
 
-    Where relabelling nodes leaves the law alone, E W'W = a I + b J, and with t = E sum_j w_ij^2 a = t - (1 - t) /
-    (n - 1); otherwise the mean of W'W over the first rounds stands for the expectation.
+    Where relabelling nodes leaves the law alone, E W'W = a I + b J, and with t = E sum_j w_ij^2 a = t - (1 -
+    t) / (n - 1); otherwise the mean of W'W over the first rounds stands for the expectation.
     """
     n = made.n
     if n == 1:
@@ -210,7 +212,8 @@ def contraction_of(made: Drawn) -> float | None:
 
 
 def _steady_neighbors(moments: Moments, gamma: float) -> float:
-    """Effective neighbors of random W with these moments: C <- E W (I + gamma C) W' keeps the form a I + b 11'."""
+    """Effective neighbors of random W with these moments: C <- E W (I + gamma C) W' keeps the form a I + b
+    11'."""
     shrink = moments.own - moments.cross
     a = shrink / (1.0 - gamma * shrink)
     b = moments.cross * (1.0 + gamma * a) / (1.0 - gamma)

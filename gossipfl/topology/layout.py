@@ -20,18 +20,16 @@ def circle(n: int, radius: float = 1.0, phase: float = 0.0) -> Positions:
 
 
 def line(n: int) -> Positions:
-    """n nodes in a row, bent a little so that the picture is not a thread."""
-    x = np.linspace(-1, 1, n) if n > 1 else np.zeros(1)
-    return np.stack([x, 0.25 * np.cos(np.pi * x / 2)], axis=1)
+    """n nodes in a row, bent to a horseshoe so that the picture is not a thread."""
+    angle = np.linspace(1.25, -0.25, n) * np.pi if n > 1 else np.full(1, np.pi / 2)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def lattice(rows: int, columns: int, bend: float = 0.0) -> Positions:
-    """rows x columns in reading order; `bend` lets wrapped edges be told from the straight ones."""
+def lattice(rows: int, columns: int) -> Positions:
+    """rows x columns in reading order."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     scale = 2.0 / max(rows - 1, columns - 1, 1)
-    x = (column - (columns - 1) / 2) * scale
-    y = ((rows - 1) / 2 - row) * scale
-    return np.stack([x + bend * scale * (row % 2), y + bend * scale * (column % 2)], axis=1)
+    return np.stack([(column - (columns - 1) / 2) * scale, ((rows - 1) / 2 - row) * scale], axis=1)
 
 
 def star(n: int) -> Positions:
@@ -56,11 +54,15 @@ def tree(n: int, branching: int) -> Positions:
 
 def hypercube(dimension: int) -> Positions:
     """Each dimension is a shift in a direction of its own: parallel edges stay parallel."""
-    angles = np.pi * (np.arange(dimension) + 0.5) / max(dimension, 1) + 0.12
-    shift = (
-        np.stack([np.cos(angles), np.sin(angles)], axis=1) * (0.55 ** (np.arange(dimension) // 2))[:, None]
-    )
-    bit = (np.arange(2**dimension)[:, None] >> np.arange(dimension)) & 1
+    order = np.arange(dimension)
+    if dimension <= 4:
+        angles = np.pi * (order + 0.5) / max(dimension, 1) + 0.12
+        reach = 0.55 ** (order // 2)
+    else:
+        angles = np.pi / 2 * (order % 2) + 0.35 * (order // 2) + 0.1
+        reach = 0.43 ** (order // 2)
+    shift = np.stack([np.cos(angles), np.sin(angles)], axis=1) * reach[:, None]
+    bit = (np.arange(2**dimension)[:, None] >> order) & 1
     return np.asarray((bit - 0.5) @ shift)
 
 

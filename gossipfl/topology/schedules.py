@@ -71,8 +71,8 @@ class Cyclic:
 
 
 class Moments(NamedTuple):
-    """Second moments of a random W whose law does not change when nodes are relabelled: E W W' has `own` on its
-    diagonal and `cross` off it."""
+    """Second moments of a random W whose law does not change when nodes are relabelled: E W W' has `own` on
+    its diagonal and `cross` off it."""
 
     own: float
     cross: float
@@ -81,8 +81,8 @@ class Moments(NamedTuple):
 class Drawn:
     """A fresh draw every round.
 
-    draw(round) -> graph; weigh(graph) -> W. support: the edges that can come up, None for all. moments: where they
-    have a closed form, else None.
+    draw(round) -> graph; weigh(graph) -> W. support: the edges that can come up, None for all. moments: where
+    they have a closed form, else None.
     """
 
     length: None = None
@@ -278,8 +278,8 @@ def targets(n: int, s: int, round: int, seed: int) -> NDArray[np.int64]:
 def local_moments(n: int, s: int) -> Moments:
     """Of W where every node takes the mean of its own value and of those of the R others that chose it.
 
-    own = E 1/(1+R). cross = E |common senders| / ((1+R_i)(1+R_j)), by 1/(1+R) = int_0^1 x^R dx and the generating
-    function of (R_i, R_j).
+    own = E 1/(1+R). cross = E |common senders| / ((1+R_i)(1+R_j)), by 1/(1+R) = int_0^1 x^R dx and the
+    generating function of (R_i, R_j).
     """
     p = s / (n - 1)
     own = (1.0 - (1.0 - p) ** n) / (n * p)
@@ -294,7 +294,8 @@ def local_moments(n: int, s: int) -> Moments:
 
 
 def _moments_of(w: Mixing, weights: str) -> Moments | None:
-    """Where every draw has the same degrees, and weights that see only them: rows have the same squares in each."""
+    """Where every draw has the same degrees, and weights that see only them: rows have the same squares in
+    each."""
     if weights not in schemes.SCHEMES or w.n == 1:
         return None
     own = float((w.matrix.data**2).sum()) / w.n

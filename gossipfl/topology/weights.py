@@ -150,11 +150,15 @@ SCHEMES: Final[Mapping[str, Scheme]] = {
         column_stochastic, "1 / (1 + outdegree): for push-sum", "Nedic & Olshevsky 2016"
     ),
 }
-"""By name; beside them `constant:ALPHA` (I - alpha L), `data` (by the nodes' data sizes) and
-`module:function`.
-"""
+"""Weights that take the graph alone, by name."""
 
-NAMES: Final = (*SCHEMES, "constant:ALPHA", "data")
+OTHERS: Final[Mapping[str, str]] = {
+    "constant:ALPHA": "I - ALPHA L",
+    "data": "by the nodes' data sizes: FedAvg's weighted mean without a server",
+}
+"""Weights that take more, and what they are; beside them `module:function`."""
+
+NAMES: Final = (*SCHEMES, *OTHERS)
 
 
 def check_name(name: str) -> None:

@@ -72,10 +72,11 @@ def barbell(n: int, arguments: Arguments, seed: int) -> Graph:
             np.stack([i, j], axis=1) + bell + between,
         ]
     )
-    left = layout.circle(bell, 0.35, -np.pi / 2) - np.array([0.65, 0.0])
-    right = layout.circle(bell, 0.35, np.pi / 2) + np.array([0.65, 0.0])
+    apart = 0.25 * (between + 1) / 2 + 0.35
+    left = layout.circle(bell, 0.35, -np.pi / 2) - np.array([apart, 0.0])
+    right = layout.circle(bell, 0.35, np.pi / 2) + np.array([apart, 0.0])
     order = np.argsort(left[:, 0], kind="stable"), np.argsort(right[:, 0], kind="stable")
-    middle = np.stack([np.linspace(-0.3, 0.3, between + 2)[1:-1], np.zeros(between)], axis=1)
+    middle = np.stack([0.25 * (np.arange(between) - (between - 1) / 2), np.zeros(between)], axis=1)
     at = np.concatenate([left[order[0]], middle, right[order[1]]])
     return from_pairs(arguments.spec, n, pairs, positions=at)
 

@@ -67,7 +67,7 @@ def torus(n: int, arguments: Arguments, seed: int) -> Graph:
     across = np.stack([nodes.ravel(), np.roll(nodes, -1, axis=1).ravel()], axis=1)
     down = np.stack([nodes.ravel(), np.roll(nodes, -1, axis=0).ravel()], axis=1)
     pairs = np.concatenate([across, down])
-    return from_pairs(f"torus:{rows}x{columns}", n, pairs, positions=layout.lattice(rows, columns, 0.16))
+    return from_pairs(f"torus:{rows}x{columns}", n, pairs, positions=layout.lattice(rows, columns))
 
 
 def hypercube(n: int, arguments: Arguments, seed: int) -> Graph:
