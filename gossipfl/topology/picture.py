@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from gossipfl.errors import ConfigError, Problem
@@ -36,7 +37,8 @@ def draw(graph: Graph, axes: Axes) -> None:
     """Draw nodes and edges; arcs of a directed graph end in an arrow."""
     at = positions(graph)
     crowd = max(graph.n, 1)
-    size = float(np.clip(2400 / crowd, 6, 170))
+    named = bool(graph.labels) and graph.n <= NUMBERED
+    size = float(np.clip(2400 / crowd, 6, 70 if named else 170))
     edges = graph.edges()
     width = float(np.clip(60 / max(len(edges), 1), 0.25, 1.3))
     lines = [curve(at, int(i), int(j)) for i, j in edges]
@@ -44,7 +46,7 @@ def draw(graph: Graph, axes: Axes) -> None:
     if graph.directed and len(edges):
         _arrow_heads(axes, lines, size)
     axes.scatter(at[:, 0], at[:, 1], s=size, color=NODE, edgecolors="white", linewidths=0.6, zorder=2)
-    if graph.labels and graph.n <= NUMBERED:
+    if named:
         _names(axes, graph.labels, at)
     elif graph.n <= NUMBERED:
         points = float(np.clip(size / 16, 4.5, 8))
@@ -103,6 +105,7 @@ def _names(axes: Axes, names: Sequence[str], at: Array) -> None:
             fontsize=6.5,
             color=INK,
             zorder=3,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
 
 
@@ -156,7 +159,7 @@ def _captions(axes: Axes, shown: Sequence[tuple[float, float, str]]) -> None:
     left = sorted(range(len(shown)), key=lambda i: (at[i, 0], -at[i, 1]))
     while left:
         first = left[0]
-        group = [i for i in left if (np.abs(at[i] - at[first]) < (0.2, 0.06)).all()]
+        group = [i for i in left if (np.abs(at[i] - at[first]) < (0.2, 0.12)).all()]
         left = [i for i in left if i not in group]
         group.sort(key=lambda i: -at[i, 1])
         far = at[first, 0] > 0.75
