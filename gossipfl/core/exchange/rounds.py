@@ -202,7 +202,7 @@ class Rounds:
             edge.release(LAST)
             if before < edge.counted < LAST and edge.up and edge.session is not None:
                 effects.append(Send(edge.peer, edge.session, Nothing(LAST, edge.counted)))
-        if all(e.done or not e.up or not e.out for e in self.edges.values()):
+        if all(e.gone or not e.out for e in self.edges.values()):
             self.phase = Phase.LEFT
             effects.append(Finished())
         return effects
@@ -262,8 +262,12 @@ class Rounds:
         edge = self.edges.get(event.peer)
         if edge is None:
             return []
-        edge.gone = edge.gone or event.gone
-        if event.session is not None and event.session != edge.session:
+        if (
+            event.session is None
+        ):  # its process ended: what it sent may still be on the line, which closes by itself
+            edge.gone = edge.gone or event.gone
+            return self._leave() if self.phase is Phase.LEAVING else self._close_if_ready()
+        if event.session != edge.session:
             return []
         was_up = edge.up
         edge.close()

@@ -1,0 +1,252 @@
+"""The exchange `rounds` under random schedules: any order of delivery, lines that are cut anywhere and
+dialled again.
+
+The machines are driven by a scheduler that draws what happens next; there is no socket and no clock. After
+each schedule: nobody hangs, the sum over nodes is what it was, an edge counts in a round at both ends or at
+neither, and every edge is in use again at the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from gossipfl.core.aggregate import Row
+from gossipfl.core.events import (
+    Adopt,
+    Begin,
+    Effect,
+    Event,
+    Finished,
+    Note,
+    PeerDown,
+    PeerUp,
+    Received,
+    Send,
+    Shift,
+    Stepped,
+)
+from gossipfl.core.exchange.edge import Edge
+from gossipfl.core.exchange.rounds import Phase, Rounds
+from gossipfl.core.messages import Message
+from gossipfl.core.rules import averaging
+from gossipfl.core.rules.base import Rule
+from gossipfl.topology import schedule
+
+GRAPHS = {
+    "pair": ("path", 2),
+    "path3": ("path", 3),
+    "ring4": ("ring", 4),
+    "star5": ("star", 5),
+    "k4": ("complete", 4),
+}
+ROUNDS, TAIL = 8, 6
+
+
+@dataclass
+class Line:
+    """A session of an edge: what is under way to each end."""
+
+    session: int
+    ends: tuple[int, int]
+    alive: bool = True
+    under_way: dict[int, deque[Message | None]] = field(default_factory=lambda: defaultdict(deque))
+
+
+class World:
+    """Machines, lines, and a die."""
+
+    def __init__(self, graph: str, seed: int, rule: Rule, cuts: int) -> None:
+        self.die, self.cuts = random.Random(seed), cuts
+        family, n = GRAPHS[graph]
+        made = schedule(family, n).mixing(0)
+        rows = [
+            Row(i, tuple(zip(made.row(i)[0].tolist(), made.row(i)[1].tolist(), strict=True)))
+            for i in range(n)
+        ]
+        self.machines = [
+            Rounds(rule, lambda t, row=row: row, row.neighbors, ROUNDS + TAIL, {})
+            for row in rows  # type: ignore[misc]
+        ]
+        self.x = [torch.tensor([self.die.uniform(-1, 1)], dtype=torch.float64) for _ in range(n)]
+        self.sum = float(sum(self.x))
+        self.early = rule.early
+        self.counted: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+        self.left: set[int] = set()
+        self.sessions = 0
+        self.edges = [(i, j) for i in range(n) for j in rows[i].neighbors if i < j]
+        self.lines: dict[tuple[int, int], Line] = {}
+        self.old: list[Line] = []
+        for edge in self.edges:
+            self.dial(edge)
+        while any(line.under_way[i] for line in self.lines.values() for i in line.ends):
+            self.deliver_something()
+        for i in range(n):
+            self.apply(i, self.machines[i].handle(Begin(self.x[i]), 0.0))
+
+    # ---------------------------------------------------------------- what can happen
+
+    def dial(self, edge: tuple[int, int]) -> None:
+        self.sessions += 1
+        self.lines[edge] = Line(self.sessions, edge)
+        self.tell(edge[0], PeerUp(edge[1], self.sessions))
+
+    def cut(self, line: Line) -> None:
+        """The line dies: of what is under way to each end, an end of it is lost."""
+        line.alive = False
+        self.old.append(line)
+        for i in line.ends:
+            keep = self.die.randint(0, len(line.under_way[i]))
+            while len(line.under_way[i]) > keep:
+                line.under_way[i].pop()
+            line.under_way[i].append(None)
+
+    def deliverable(self) -> list[tuple[Line, int]]:
+        return [
+            (line, i) for line in (*self.lines.values(), *self.old) for i in line.ends if line.under_way[i]
+        ]
+
+    def deliver_something(self) -> None:
+        line, i = self.die.choice(self.deliverable())
+        message, peer = line.under_way[i].popleft(), sum(line.ends) - i
+        if message is None:
+            self.tell(i, PeerDown(peer, line.session))
+        else:
+            self.tell(i, Received(peer, line.session, message))
+        self.old = [line for line in self.old if any(line.under_way[i] for i in line.ends)]
+
+    def tell(self, i: int, event: Event) -> None:
+        if i not in self.left:
+            self.apply(i, self.machines[i].handle(event, 0.0))
+
+    def apply(self, i: int, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(peer, session, message):
+                    line = self.lines[min(i, peer), max(i, peer)]
+                    if line.session == session and line.alive:
+                        line.under_way[peer].append(message)
+                case Adopt():
+                    self.x[i] = effect.x
+                    for j in effect.counted:
+                        self.count(i, j, effect.round)
+                case Shift(delta):
+                    self.x[i] = self.x[i] + delta
+                case Note("correction", peer, _, round):
+                    self.count(i, peer, round)
+                case Finished():
+                    self.leave(i)
+                case _:
+                    pass
+
+    def count(self, i: int, j: int, round: int) -> None:
+        ends = self.counted[min(i, j), max(i, j), round]
+        assert i not in ends, f"node {i} counts {j} twice in round {round}"
+        ends.add(i)
+
+    def leave(self, i: int) -> None:
+        """What it sent still arrives; then its lines close, and its neighbours learn that it is gone."""
+        self.left.add(i)
+        for line in self.lines.values():
+            if i in line.ends and line.alive:
+                line.alive = False
+                line.under_way[i].clear()
+                line.under_way[sum(line.ends) - i].append(None)
+                self.old.append(line)
+        for j in self.machines[i].edges:
+            self.tell(j, PeerDown(i, None, gone=True))
+
+    # ---------------------------------------------------------------- a schedule
+
+    def run(self) -> None:
+        rate = self.die.choice([0.02, 0.05, 0.1, 0.2])
+        for _ in range(200_000):  # after round ROUNDS lines are left alone, and every one is dialled again
+            quiet = all(m.round >= ROUNDS for m in self.machines)
+            options: list[object] = list(self.deliverable())
+            dead = [e for e, line in self.lines.items() if not line.alive and not {*e} & self.left]
+            healed = quiet and not dead and all(e.up for m in self.machines for e in m.edges.values())
+            through = healed or any(m.round > ROUNDS for m in self.machines)
+            training = [
+                i
+                for i, m in enumerate(self.machines)
+                if m.phase is Phase.TRAINING and (m.round < ROUNDS or through)
+            ]
+            if not options and not training and not dead:
+                break
+            if not quiet and self.cuts > 0 and self.die.random() < rate:
+                alive = [line for line in self.lines.values() if line.alive]
+                if alive:
+                    self.cuts -= 1
+                    self.cut(self.die.choice(alive))
+                continue
+            choice = self.die.choice([*options, *training, *dead])
+            if isinstance(choice, int):
+                self.tell(choice, Stepped(self.x[choice], self.x[choice]))
+            elif choice in dead:
+                self.dial(choice)  # type: ignore[arg-type]
+            else:
+                self.deliver_something()
+        assert self.left == set(range(len(self.machines))), self.stuck()
+        assert float(sum(self.x)) == pytest.approx(self.sum, abs=1e-12)
+        for (i, j, round), ends in self.counted.items():
+            assert ends == {i, j}, f"edge {i}-{j} counts in round {round} only at {ends}"
+        for i, j in self.edges:
+            for t in range(ROUNDS + TAIL - 2, ROUNDS + TAIL):
+                assert (i, j, t) in self.counted, f"edge {i}-{j} rests at the end (round {t})"
+
+    def stuck(self) -> str:
+        waiting = {i: m.silent() for i, m in enumerate(self.machines) if i not in self.left}
+        return f"still there: {waiting}"
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("rule", [averaging.dpsgd(), averaging.dpsgd_cta()], ids=["dpsgd", "dpsgd-cta"])
+def test_cut_lines_lose_nothing_and_nobody_hangs(graph: str, rule: Rule) -> None:
+    for seed in range(120):
+        try:
+            World(graph, seed, rule, cuts=1 + seed % 12).run()
+        except AssertionError as error:
+            raise AssertionError(f"{graph}, seed {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_without_cuts_the_result_does_not_depend_on_the_order_of_anything(graph: str) -> None:
+    ends = []
+    for seed in range(12):
+        world = World(graph, seed, averaging.dpsgd(), cuts=0)
+        world.x = [torch.tensor([float(i)], dtype=torch.float64) for i in range(len(world.machines))]
+        world.sum = float(sum(world.x))
+        for i, m in enumerate(world.machines):  # the same start whatever the die drew
+            m._x = world.x[i]
+        world.run()
+        ends.append(torch.cat(world.x))
+    assert all(torch.equal(ends[0], end) for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("what", "broken"),
+    [
+        ("an edge with something open must rest", "decide"),
+        ("what is open is sent again", "meet"),
+        ("a payload is kept until the peer has counted it", "drop"),
+    ],
+)
+def test_each_part_of_the_protocol_is_needed(what: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Edge.meet
+    if broken == "decide":
+        monkeypatch.setattr(Edge, "decide", lambda self, round: setattr(self, "plan", self.up))
+    elif broken == "meet":
+        monkeypatch.setattr(Edge, "meet", lambda self, hello, inc: [m for m in whole(self, hello, inc) if 0])
+    else:
+        monkeypatch.setattr(Edge, "_drop", lambda self, through: self.out.clear())
+    failures = 0
+    for seed in range(300):
+        try:
+            World("pair", seed, averaging.dpsgd(), cuts=1 + seed % 12).run()
+        except (AssertionError, KeyError):
+            failures += 1
+    assert failures, what

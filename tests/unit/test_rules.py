@@ -1,0 +1,244 @@
+"""Rules as pure functions, against published iterates: the same numbers from one matrix and from nodes one by
+one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gossipfl.core.aggregate import Row, ordered_sum
+from gossipfl.core.rules import averaging, sums, tracking
+from gossipfl.core.rules.base import Inbox, Links, Rule, Turn
+
+TABLES = json.loads((Path(__file__).parents[1] / "data" / "tables.json").read_text())
+RING4 = TABLES["iterate_conventions_ring4"]
+PATH3 = TABLES["relaysum_conventions_path3"]
+
+Codec = Callable[[Tensor], Tensor]
+
+
+def exact(z: Tensor) -> Tensor:
+    return z
+
+
+def top(k: int) -> Codec:
+    def keep(z: Tensor) -> Tensor:
+        index = z.abs().topk(k, dim=-1).indices
+        return torch.zeros_like(z).scatter(-1, index, z.gather(-1, index))
+
+    return keep
+
+
+def quadratic(a: Tensor, b: Tensor, eta: float, steps: int = 1) -> Callable[[Tensor], Tensor]:
+    def phase(x: Tensor) -> Tensor:
+        for _ in range(steps):
+            x = x - eta * (a * (x - b))
+        return x
+
+    return phase
+
+
+def links(edges: list[list[int]], n: int) -> tuple[Links, Tensor]:
+    """All links of a graph, and for each the place of the link in the other direction."""
+    pairs = sorted([(i, j) for i, j in edges] + [(j, i) for i, j in edges])
+    owner = torch.tensor([i for i, _ in pairs])
+    other = torch.tensor([pairs.index((j, i)) for i, j in pairs])
+
+    def gather(z: Tensor) -> Tensor:
+        total = z.new_zeros(n, z.shape[-1])
+        for k, i in enumerate(owner.tolist()):
+            total[i] += z[k]
+        return total
+
+    return Links(lambda x: x[owner], gather, torch.ones(len(pairs), 1), n), other
+
+
+def as_matrix(
+    rule: Rule,
+    w: Tensor,
+    x: Tensor,
+    phase: Callable[[Tensor], Tensor],
+    rounds: int,
+    codec: Codec = exact,
+    tree: list[list[int]] | None = None,
+) -> list[Tensor]:
+    """x after each round, all nodes as one [n, d]."""
+    whole, other = links(tree, len(x)) if tree else (None, torch.tensor([]))
+    state = rule.init(x, Turn(0, 1.0, whole))
+    out = []
+    for t in range(rounds):
+        turn = Turn(t, 1.0, whole)
+        after = phase(x)
+        payload = rule.emit(state, x, x if rule.early else after, turn)
+        sent = tuple(codec(z) if p.kind != "exact" else z for p, z in zip(rule.sends, payload, strict=True))
+        mixed: tuple[Tensor, ...] = ()
+        each: tuple[Tensor, ...] = ()
+        if rule.per_link:
+            each = tuple(z[other] for z in sent)
+        else:
+            rows = [[(float(w[i, j]), j) for j in range(len(x)) if w[i, j] != 0] for i in range(len(x))]
+            mixed = tuple(
+                torch.stack([ordered_sum([(v, z[j]) for v, j in row]) for row in rows]) for z in sent
+            )
+            mixed = tuple(
+                m if p.kind != "vector" or codec is exact else z + (m - s)
+                for p, m, z, s in zip(rule.sends, mixed, payload, sent, strict=True)
+            )
+        x, state = rule.absorb(state, x, after, Inbox(mixed, sent, each), turn)
+        out.append(x)
+    return out
+
+
+def one_by_one(
+    rule: Rule, w: Tensor, x: Tensor, phases: list[Callable[[Tensor], Tensor]], rounds: int
+) -> Tensor:
+    """The last x, each node on its own [d] with its own row."""
+    n, turn = len(x), Turn(0, 1.0)
+    xs = [x[i].clone() for i in range(n)]
+    states = [rule.init(v, turn) for v in xs]
+    rows = [Row(i, tuple((j, float(w[i, j])) for j in range(n) if w[i, j] != 0)) for i in range(n)]
+    for t in range(rounds):
+        turn = Turn(t, 1.0)
+        afters = [phase(v) for phase, v in zip(phases, xs, strict=True)]
+        payloads = [
+            rule.emit(s, v, v if rule.early else a, turn) for s, v, a in zip(states, xs, afters, strict=True)
+        ]
+        for i in range(n):
+            mixed = tuple(
+                ordered_sum([(weight, payloads[j][k]) for j, weight in rows[i].weights])
+                for k in range(len(rule.sends))
+            )
+            xs[i], states[i] = rule.absorb(states[i], xs[i], afters[i], Inbox(mixed, payloads[i]), turn)
+    return torch.stack(xs)
+
+
+def tensor(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def ring(n: int) -> Tensor:
+    w = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        for j in ((i - 1) % n, (i + 1) % n):
+            w[i, j] = 1 / 3
+        w[i, i] = 1 - 2 / 3
+    return w
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "lazy"),
+    [
+        ("dsgd_atc", averaging.dpsgd(), False),
+        ("dsgd_cta", averaging.dpsgd_cta(), False),
+        ("d2", tracking.d2(), False),
+        ("exact_diffusion", tracking.d2(), True),
+        ("gt_semi", tracking.gradient_tracking(), False),
+        ("diging", tracking.diging(), False),
+        ("qg_dsgdm_0_9", averaging.qg(), False),
+    ],
+)
+def test_first_five_iterates_are_the_published_ones(name: str, rule: Rule, lazy: bool) -> None:
+    w, a, b = tensor(RING4["W"]), tensor(RING4["a"]), tensor(RING4["b"])
+    w = (torch.eye(4, dtype=torch.float64) + w) / 2 if lazy else w
+    got = as_matrix(rule, w, tensor(RING4["x0"]), quadratic(a, b, RING4["eta"]), 5)
+    expected = tensor(RING4["algorithms"][name]["iterates_1_to_5"])
+    torch.testing.assert_close(torch.stack(got), expected, rtol=0, atol=1e-14)
+
+
+def test_three_local_steps_are_local_sgd() -> None:
+    w, a, b = tensor(RING4["W"]), tensor(RING4["a"]), tensor(RING4["b"])
+    got = as_matrix(averaging.dpsgd(), w, tensor(RING4["x0"]), quadratic(a, b, RING4["eta"], steps=3), 5)
+    expected = tensor(RING4["algorithms"]["local_dsgd_H3"]["iterates_1_to_5"])
+    torch.testing.assert_close(torch.stack(got), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "count"), [("relaysum_model_fill", False), ("relaysum_model_count", True)])
+def test_relay_sum_gives_the_published_iterates_in_both_normalisations(name: str, count: bool) -> None:
+    a, b = tensor(PATH3["a"]), tensor(PATH3["b"])
+    x0 = tensor([PATH3["x0_same_on_every_node"]] * 3)
+    rule, phase = sums.relay_sum(count=count), quadratic(a, b, PATH3["eta"])
+    got = as_matrix(rule, torch.eye(3), x0, phase, 1000, tree=PATH3["tree_edges"])
+    expected = tensor(PATH3["algorithms"][name]["iterates_1_to_5"])
+    torch.testing.assert_close(torch.stack(got[:5]), expected, rtol=0, atol=1e-14)
+    assert ((got[-1] - tensor(PATH3["xstar"])) ** 2).sum(1).mean() < 1e-25
+
+
+def test_choco_reaches_consensus_where_compression_without_memory_stalls() -> None:
+    table = TABLES["T10_choco"]
+    x0, w = tensor(table["x0"]), ring(16)
+
+    def spread(x: Tensor) -> float:
+        return float(((x - x.mean(0)) ** 2).sum(1).mean())
+
+    choco = as_matrix(sums.choco(gamma=0.2), w, x0, exact, 1000, codec=top(4))
+    for t, value in table["choco_msd"].items():
+        assert spread(choco[int(t) - 1]) == pytest.approx(value, rel=1e-3 if t == "1000" else 1e-9)
+    torch.testing.assert_close(choco[-1].mean(0), x0.mean(0), rtol=0, atol=1e-12)
+    naive = as_matrix(averaging.dpsgd(), w, x0, exact, 1000, codec=top(4))
+    assert spread(naive[-1]) == pytest.approx(table["naive_stall"], abs=1e-9)
+    assert spread(as_matrix(averaging.dpsgd(), w, x0, exact, 10)[-1]) == pytest.approx(table["exact_10"])
+
+
+def test_push_sum_reaches_the_plain_mean_on_a_directed_graph() -> None:
+    table = TABLES["T11_push_sum"]
+    x0 = tensor(table["x0"]).unsqueeze(1)
+    got = as_matrix(sums.push_sum(), tensor(table["push_matrix"]), x0, exact, 200)[-1]
+    torch.testing.assert_close(got, torch.full_like(got, table["limit"]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "rounds"),
+    [
+        (averaging.dpsgd(), "dsgd_atc_stationary", 3000),
+        (averaging.dpsgd_cta(), "dsgd_cta_stationary", 3000),
+        (tracking.d2(), "d2_t100", 100),
+        (tracking.gradient_tracking(), "gt_semi_t1000", 1000),
+        (tracking.diging(), "diging_t1000", 1000),
+    ],
+)
+def test_heterogeneous_quadratics_end_where_the_tables_say(rule: Rule, key: str, rounds: int) -> None:
+    i = torch.arange(16, dtype=torch.float64).unsqueeze(1)
+    table = TABLES["T5_quadratics"]
+    x = as_matrix(rule, ring(16), torch.zeros_like(i), quadratic(1 + i / 15, i, 0.1), rounds)[-1]
+    assert float(((x - table["xstar"]) ** 2).mean()) == pytest.approx(table[key], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        averaging.dpsgd(),
+        averaging.dpsgd_cta(),
+        averaging.gradient(),
+        averaging.qg(),
+        tracking.d2(),
+        tracking.gradient_tracking(),
+        tracking.diging(),
+    ],
+    ids=lambda rule: rule.emit.__qualname__.split(".")[0],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_node_alone_computes_the_bits_of_the_matrix(rule: Rule, dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    a, b, x = (torch.from_numpy(rng.normal(size=(6, 37))).to(dtype) for _ in range(3))
+    w = ring(6)
+    whole = as_matrix(rule, w, x, quadratic(a, b, 0.01), 20)[-1]
+    alone = one_by_one(rule, w, x, [quadratic(a[i], b[i], 0.01) for i in range(6)], 20)
+    assert torch.equal(whole, alone)
+
+
+def test_displacements_that_are_carried_follow_the_learning_rate() -> None:
+    x, after = torch.ones(3), torch.zeros(3)
+    still, moved = Turn(1, 1.0), Turn(1, 0.1)
+    carried = (torch.full((3,), 2.0),)
+    assert torch.equal(tracking.d2().emit(carried, x, after, still)[0], torch.full((3,), 2.0))
+    assert torch.allclose(tracking.d2().emit(carried, x, after, moved)[0], torch.full((3,), 0.2))
+    assert torch.allclose(
+        tracking.gradient_tracking().emit(carried, x, after, moved)[1], torch.full((3,), 1.2)
+    )
