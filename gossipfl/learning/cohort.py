@@ -23,7 +23,7 @@ from gossipfl.learning.flat import Flat, Segment
 from gossipfl.learning.models import CHUNK, evaluate, set_mode
 from gossipfl.learning.training import Lesson, ModuleLearner
 
-TILE_BYTES = 2**20  # parameters of the nodes that are trained together
+TILE_BYTES = 2**21  # parameters of the nodes that are trained together
 EVAL_ROWS = 2**17  # test samples × models in one forward
 AHEAD = 2**16  # batch indices a node draws at a time, at most
 
@@ -88,7 +88,8 @@ class BatchedCohort:
     def phase(self, x: Tensor, round: int) -> tuple[Tensor, Tensor, float]:
         plan = self.lesson.regimen
         rate, shared = plan.rate(round), self.flat.parameters[-1].stop
-        after, losses = x.clone(), x.new_empty(self.n)
+        after, losses = torch.empty_like(x), x.new_empty(self.n)
+        after[:, shared:] = x[:, shared:]
         set_mode(self.flat.module, training=True)
         for tile in self._tiles:
             tile.theta[:, :shared] = x[tile.rows, :shared]

@@ -99,7 +99,8 @@ class ModuleLearner:
     def __init__(self, flat: Flat, stream: Stream, lesson: Lesson) -> None:
         self.flat, self.stream, self.lesson = flat, stream, lesson
         self.vector = flat.vector
-        self.optimizer: Optimizer = lesson.regimen.make(flat.trainable())
+        self._trainable = flat.trainable()
+        self.optimizer: Optimizer = lesson.regimen.make(self._trainable)
         self.steps = lesson.regimen.steps(len(stream.part))
 
     def phase(self, round: int) -> Phase:
@@ -118,23 +119,28 @@ class ModuleLearner:
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One optimiser step; the loss before it (a scalar)."""
-        losses: list[Tensor] = []
+        if isinstance(self.optimizer, torch.optim.LBFGS):  # the one that asks for the loss again and again
+            losses: list[Tensor] = []
 
-        def closure() -> float:
-            self.optimizer.zero_grad()
-            loss = self.lesson.task.loss(self.flat.module(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self.lesson.regimen.clip:
-                clip_grad_norm_(self.flat.trainable(), self.lesson.regimen.clip)
-            losses.append(loss.detach())
-            return losses[-1]  # type: ignore[return-value]
+            def closure() -> Tensor:
+                losses.append(self._gradient(inputs, targets))
+                return losses[-1]
 
-        if isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer.step(closure)  # type: ignore[no-untyped-call]
-        else:
-            closure()
-            self.optimizer.step()
-        return losses[0]
+            return losses[0]
+        loss = self._gradient(inputs, targets)
+        self.optimizer.step()
+        return loss
+
+    def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Leaves the (clipped) gradient in the parameters; the loss."""
+        for parameter in self._trainable:
+            parameter.grad = None
+        loss = self.lesson.task.loss(self.flat.module(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.lesson.regimen.clip:
+            clip_grad_norm_(self._trainable, self.lesson.regimen.clip)
+        return loss.detach()
 
     def load(self, x: Tensor) -> None:
         self.flat.load(x)
