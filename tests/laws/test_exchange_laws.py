@@ -230,16 +230,13 @@ def test_without_cuts_the_result_does_not_depend_on_the_order_of_anything(graph:
 @pytest.mark.parametrize(
     ("what", "broken"),
     [
-        ("an edge with something open must rest", "decide"),
         ("what is open is sent again", "meet"),
         ("a payload is kept until the peer has counted it", "drop"),
     ],
 )
 def test_each_part_of_the_protocol_is_needed(what: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Edge.meet
-    if broken == "decide":
-        monkeypatch.setattr(Edge, "decide", lambda self, round: setattr(self, "plan", self.up))
-    elif broken == "meet":
+    if broken == "meet":
         monkeypatch.setattr(Edge, "meet", lambda self, hello, inc: [m for m in whole(self, hello, inc) if 0])
     else:
         monkeypatch.setattr(Edge, "_drop", lambda self, through: self.out.clear())
