@@ -74,6 +74,7 @@ class Samples:
         if type(dataset) is TensorDataset:
             inputs, targets = dataset.tensors
             self.tensors = (self._cast(inputs), self._cast(targets))
+        self._all = self.tensors
 
     def __len__(self) -> int:
         return self.size
@@ -87,12 +88,12 @@ class Samples:
         return self._cast(inputs), self._cast(targets)
 
     def all(self) -> tuple[Tensor, Tensor]:
-        """All inputs and targets, in order."""
-        if self.tensors is not None:
-            return self.tensors
-        chunks = np.split(np.arange(self.size), range(_CHUNK, self.size, _CHUNK))
-        inputs, targets = zip(*map(self.batch, chunks), strict=True)
-        return torch.cat(inputs), torch.cat(targets)
+        """All inputs and targets, in order; read once."""
+        if self._all is None:
+            chunks = np.split(np.arange(self.size), range(_CHUNK, self.size, _CHUNK))
+            inputs, targets = zip(*map(self.batch, chunks), strict=True)
+            self._all = torch.cat(inputs), torch.cat(targets)
+        return self._all
 
     def _cast(self, value: object) -> Tensor:
         if not isinstance(value, Tensor):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gossipfl.core.draw import Purpose, seed64
 from gossipfl.errors import ConfigError, Problem
@@ -14,6 +14,7 @@ from gossipfl.learning.batches import Samples, Stream
 from gossipfl.learning.task import Task, torch_dtype
 
 CHUNK = 4096  # test samples in one forward
+_TRIED = 256  # test samples that metrics are tried on
 
 
 class Traits(NamedTuple):
@@ -23,19 +24,18 @@ class Traits(NamedTuple):
     moving: bool  # changes its buffers (running statistics)
 
 
-@torch.no_grad()
 def evaluate(module: nn.Module, task: Task, test: Samples) -> dict[str, float]:
     """`loss` and the task's metrics of a module on all of `test`, in chunks of bounded memory."""
     set_mode(module, training=False)
-    inputs, targets = test.all()
-    outputs = (
-        torch.cat([module(chunk) for chunk in torch.split(inputs, CHUNK)])
-        if len(test) > CHUNK
-        else module(inputs)
-    )
-    scores = {"loss": task.loss(outputs, targets)} | {
-        name: metric(outputs, targets) for name, metric in task.metrics.items()
-    }
+    return _scores(module, task, *test.all())
+
+
+@torch.no_grad()
+def _scores(module: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+    chunks = torch.split(inputs, CHUNK)
+    outputs = module(inputs) if len(chunks) == 1 else torch.cat([module(chunk) for chunk in chunks])
+    scores = {"loss": task.loss(outputs, targets)}
+    scores |= {name: metric(outputs, targets) for name, metric in task.metrics.items()}
     return {name: float(score) for name, score in scores.items()}
 
 
@@ -58,10 +58,10 @@ def build(task: Task, seed: int, node: int | None, dtype: str) -> nn.Module:
     return module.to(torch_dtype(dtype))
 
 
-def probe(task: Task, module: nn.Module, train: Samples, batch: int) -> Traits:
-    """Runs one training step's forward and backward on a throw-away module, and says what it did beside.
+def probe(task: Task, module: nn.Module, train: Samples, test: Samples, batch: int) -> Traits:
+    """Trains and evaluates a throw-away module once, but for the step, and says what it did beside.
 
-    Raises ConfigError where the model, the loss or the data do not fit together.
+    Raises ConfigError where the model, the loss, the metrics and the data do not fit together.
     """
     index = Stream(0, 0, np.arange(min(batch, len(train)))).take(0, batch)
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -71,14 +71,15 @@ def probe(task: Task, module: nn.Module, train: Samples, batch: int) -> Traits:
             inputs, targets = train.batch(index)
             loss = task.loss(module.train()(inputs), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            stochastic = not torch.equal(before, torch.get_rng_state())
+            moving = any(not torch.equal(buffers[name], buffer) for name, buffer in module.named_buffers())
+            _scores(module.eval(), task, *test.batch(np.arange(min(_TRIED, len(test)))))
         except ConfigError:
             raise
-        except Exception as error:  # the user's model and loss: whatever they raise is theirs to read
+        except Exception as error:  # the user's model, loss and metrics: what they raise is theirs to read
             wrong = f"{task.name} fails on its first batch ({type(error).__name__}: {error})"
-            right = "model(inputs) and loss(output, targets) must take a batch and give a scalar"
+            right = "the model takes a batch of inputs; the loss and each metric give a scalar"
             raise ConfigError(Problem("train.task", wrong, right)) from error
-        stochastic = not torch.equal(before, torch.get_rng_state())
-    moving = any(not torch.equal(buffers[name], buffer) for name, buffer in module.named_buffers())
     return Traits(stochastic, moving)
 
 

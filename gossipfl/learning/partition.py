@@ -42,7 +42,14 @@ def partition(source: Source, n: int, data: Data, seed: int) -> Parts:
     if split := SPLITS.get(data.partition):
         found: object = split(source, n, data, generator(seed, Purpose.PARTITION))
     else:
-        found = plugin.load(data.partition, "data.partition")(source.labels, n, seed)
+        function = plugin.load(data.partition, "data.partition")
+        try:
+            found = function(source.labels, n, seed)
+        except Exception as error:  # the user's function: whatever it raises is theirs to read
+            wrong = f"{data.partition} raised {type(error).__name__}: {error}"
+            raise ConfigError(
+                Problem("data.partition", wrong, "it is called with (labels, n, seed)")
+            ) from error
     return _checked(found, source.samples, n, "data.partition", data.partition)
 
 

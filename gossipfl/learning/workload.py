@@ -65,7 +65,7 @@ class ModuleWorkload:
         dtype, where = torch_dtype(train.dtype), device(train.device)
         local = [Samples(data, dtype, torch.device("cpu"), name) for data, name in _datasets(task)]
         plan = regimen(config)
-        traits = probe(task, self._build(0), local[0], train.batch)
+        traits = probe(task, self._build(0), local[0], local[1], train.batch)
         on = local if where.type == "cpu" else [Samples(s.dataset, dtype, where, s.where) for s in local]
         self.lesson = Lesson(task, on[0], on[1], plan, traits)
         self._device = where

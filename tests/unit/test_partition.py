@@ -204,6 +204,7 @@ def test_a_function_of_ones_own_splits(tmp_path: Path, monkeypatch: pytest.Monke
         "import numpy as np\n"
         "def halves(labels, n, seed):\n    return np.array_split(np.arange(len(labels)), n)\n"
         "def nothing(labels, n, seed):\n    return None\n"
+        "def hasty(labels, n):\n    return None\n"
     )
     monkeypatch.chdir(tmp_path)
 
@@ -212,6 +213,10 @@ def test_a_function_of_ones_own_splits(tmp_path: Path, monkeypatch: pytest.Monke
     assert [part.tolist() for part in parts] == [[0, 1], [2, 3]]
     with pytest.raises(ConfigError, match=r"data\.partition: own_split:nothing: is a NoneType; 2 lists"):
         split(2, Source(4, np.zeros(4)), partition="own_split:nothing")
+    with pytest.raises(
+        ConfigError, match=r"own_split:hasty raised TypeError: .* is called with \(labels, n, seed"
+    ):
+        split(2, Source(4, np.zeros(4)), partition="own_split:hasty")
 
 
 def test_label_distance_is_total_variation() -> None:

@@ -349,6 +349,10 @@ def no_module():
     return Task("odd", lambda: 3, make().train, make().test, nn.functional.cross_entropy, {})
 def bad_model():
     return Task("odd", lambda: nn.Linear(5, 2), make().train, make().test, nn.functional.cross_entropy, {})
+def bad_metric():
+    data = make().train
+    return Task("odd", lambda: nn.Linear(2, 2), data, data, nn.functional.cross_entropy,
+                {"both": lambda outputs, targets: outputs})
 def no_pairs():
     data = TensorDataset(torch.zeros(8, 2))
     return Task("odd", lambda: nn.Linear(2, 2), data, data, nn.functional.cross_entropy, {})
@@ -392,6 +396,8 @@ class TestOwn:
             ("own_task:broken", "own_task:broken raised RuntimeError: no data today ("),
             ("own_task:no_module", "odd: its model() makes a int; a torch.nn.Module"),
             ("own_task:bad_model", "odd fails on its first batch (RuntimeError: mat1 and mat2"),
+            ("own_task:bad_metric", "odd fails on its first batch (ValueError: only one element tensors"),
+            ("builtins:dict", "builtins:dict does not fit the keys of [task]: no signature found"),
             ("own_task:no_pairs", "a sample of odd: train is no (input, target) pair"),
             ("own_task:empty", "odd: train is empty"),
         ],

@@ -301,7 +301,8 @@ class TestStochasticModels:
 class TestProbe:
     def traits(self, model: nn.Module) -> tuple[bool, bool]:
         own = task()
-        return probe(own, model, Samples(own.train, torch.float32, torch.device("cpu"), "train"), 4)
+        samples = [Samples(d, torch.float32, torch.device("cpu"), "data") for d in (own.train, own.test)]
+        return probe(own, model, *samples, batch=4)
 
     def test_a_plain_model_does_nothing_beside(self) -> None:
         assert self.traits(nn.Linear(3, 1)) == (False, False)

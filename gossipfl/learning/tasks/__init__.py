@@ -59,13 +59,13 @@ def _own(name: str, config: Config) -> Task | VectorTask:
 
     function = plugin.load(name, "train.task")
     keys: dict[str, object] = dict(config.task)
-    signature = inspect.signature(function)
-    if "config" in signature.parameters:
-        keys["config"] = config
     try:
+        signature = inspect.signature(function)
+        if "config" in signature.parameters:
+            keys["config"] = config
         signature.bind(**keys)
-    except TypeError as error:
-        wrong = f"{name}{signature} does not fit the keys of [task]: {error}"
+    except (TypeError, ValueError) as error:
+        wrong = f"{name} does not fit the keys of [task]: {error}"
         raise ConfigError(Problem("train.task", wrong, "a [task] key for each of its parameters")) from error
     try:
         task = function(**keys)
