@@ -416,8 +416,12 @@ class TestOwn:
         )
 
 
-def test_the_catalogue_names_all_that_load() -> None:
-    assert set(TASKS) == {"digits", "consensus", "quadratic"}
+@pytest.mark.parametrize("name", TASKS)
+def test_what_the_catalogue_names_loads(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "functions.npz", a=np.ones((4, 2)), b=np.ones((4, 2)))
+    keys = {"file": str(tmp_path / "functions.npz")} if name == "quadratic" else {}
+
+    assert load_task(configured(name, **keys)).name == name
 
 
 def test_accuracy_is_the_share_of_hits() -> None:
