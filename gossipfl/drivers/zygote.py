@@ -72,7 +72,7 @@ class Nursery:
         self._plan, self._load, self._folder, self._epoch, self._tell = made, load, folder, epoch, tell
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
-        self._sockets = Path(tempfile.mkdtemp(prefix="gossipfl-"))
+        self._sockets = _socket_folder()
         self._stop_by: float | None = None
         self._met = False
         self._parent = 0  # standard input
@@ -86,6 +86,16 @@ class Nursery:
         self._selector.register(self._parent, selectors.EVENT_READ, None)
         gc.collect()
         gc.freeze()
+        try:
+            self._start(context, forking)
+        except OSError as error:
+            started = len(self._children)
+            self.__exit__()
+            why = f"only {started} of {self._plan.n} nodes could be started ({error.strerror})"
+            raise GossipError(f"{why}; fewer nodes, or higher limits (ulimit -u, -n)") from error
+        return self
+
+    def _start(self, context: Any, forking: bool) -> None:
         for node in range(self._plan.n):
             ours, theirs = context.Pipe()
             place = Place(node, self._folder, *self._listen(node), self._epoch)
@@ -99,7 +109,6 @@ class Nursery:
             child = _Child(node, process, ours)
             self._children.append(child)
             self._selector.register(ours, selectors.EVENT_READ, child)
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for child in self._children:
@@ -218,6 +227,15 @@ class Nursery:
             diverged=diverged,
             notes=tuple(str(w["unrecorded"]) for w in words if w.get("unrecorded")),
         )
+
+
+def _socket_folder() -> Path:
+    """A folder of one's own for ipc sockets, whose paths may have some 100 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="gossipfl-"))
+    if len(str(folder)) > 80 and os.access("/tmp", os.W_OK):
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="gossipfl-", dir="/tmp"))
+    return folder
 
 
 def _send(child: _Child, word: dict[str, object]) -> None:

@@ -241,7 +241,7 @@ class Rounds:
         answer = not isinstance(hello, Welcome)
         reason = "not a neighbor here" if edge is None else differs(self._about, hello.about)
         if edge is None or reason is not None:
-            note: list[Effect] = [Note("refused", peer, reason or "")]
+            note: list[Effect] = [Note("rejected", peer, reason or "")]
             return [Send(peer, event.session, Refuse(event.session, reason or "")), *note] if answer else note
         if answer:
             if event.session < self._sessions.get(peer, event.session):
