@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -29,6 +29,9 @@ class Phase(NamedTuple):
     steps: int
 
 
+Steps = Generator[None, None, Phase]
+
+
 class Learner(Protocol):
     """One node's model and data, behind one vector."""
 
@@ -36,6 +39,11 @@ class Learner(Protocol):
 
     def phase(self, round: int) -> Phase:
         """The local phase of a round (from 0), in place. A loss that is not finite is returned."""
+        ...
+
+    def steps(self, round: int) -> Steps:
+        """The same phase, one optimiser step at a time: it pauses between two of them, where `vector` may be
+        written."""
         ...
 
     def load(self, x: Tensor) -> None:
@@ -101,21 +109,29 @@ class ModuleLearner:
         self.vector = flat.vector
         self._trainable = flat.trainable()
         self.optimizer: Optimizer = lesson.regimen.make(self._trainable)
-        self.steps = lesson.regimen.steps(len(stream.part))
+        self.count = lesson.regimen.steps(len(stream.part))  # optimiser steps in a phase
 
     def phase(self, round: int) -> Phase:
+        return drain(self.steps(round))
+
+    def steps(self, round: int) -> Steps:
         regimen, stream = self.lesson.regimen, self.stream
         rate = regimen.rate(round)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         set_mode(self.flat.module, training=True)
-        index = stream.take(round * self.steps * regimen.batch, self.steps * regimen.batch)
-        with _seeded(self.lesson.traits.stochastic, stream.seed, stream.node, round):
-            total = self._step(*self.lesson.train.batch(index[: regimen.batch]))
-            for k in range(1, self.steps):
-                batch = index[k * regimen.batch : (k + 1) * regimen.batch]
-                total = total + self._step(*self.lesson.train.batch(batch))
-        return Phase(total.item() / self.steps, optimizers.ratio(regimen.rate, round), self.steps)
+        index = stream.take(round * self.count * regimen.batch, self.count * regimen.batch)
+        dice = _Dice(self.lesson.traits.stochastic, stream.seed, stream.node, round)
+        total: Tensor | None = None
+        for k in range(self.count):
+            if k:
+                yield
+            batch = index[k * regimen.batch : (k + 1) * regimen.batch]
+            with dice.rolled():
+                loss = self._step(*self.lesson.train.batch(batch))
+            total = loss if total is None else total + loss
+        assert total is not None
+        return Phase(total.item() / self.count, optimizers.ratio(regimen.rate, round), self.count)
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One optimiser step; the loss before it (a scalar)."""
@@ -152,12 +168,36 @@ class ModuleLearner:
         return state_dict(self.flat.module)
 
 
-@contextmanager
-def _seeded(stochastic: bool, seed: int, node: int, round: int) -> Iterator[None]:
-    """Inside, torch's generator is keyed by node and round, if the model draws from it at all."""
-    if not stochastic:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed64(seed, Purpose.PHASE, node, round))
-        yield
+def drain(steps: Steps) -> Phase:
+    """Take all steps of a phase without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            phase: Phase = end.value
+            return phase
+
+
+class _Dice:
+    """torch's generator for one phase, keyed by node and round, if the model draws from it at all.
+
+    Between two steps it is put aside, so that phases may take turns in one process.
+    """
+
+    def __init__(self, stochastic: bool, seed: int, node: int, round: int) -> None:
+        self._seed = seed64(seed, Purpose.PHASE, node, round) if stochastic else None
+        self._state: Tensor | None = None
+
+    @contextmanager
+    def rolled(self) -> Iterator[None]:
+        """Inside, torch draws this phase's numbers; outside, whatever it drew before."""
+        if self._seed is None:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            if self._state is None:
+                torch.manual_seed(self._seed)
+            else:
+                torch.set_rng_state(self._state)
+            yield
+            self._state = torch.get_rng_state()

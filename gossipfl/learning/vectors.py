@@ -17,7 +17,7 @@ from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Index
 from gossipfl.learning.flat import state_dict
 from gossipfl.learning.task import Point, VectorTask, torch_dtype
-from gossipfl.learning.training import Phase
+from gossipfl.learning.training import Phase, Steps, drain
 
 
 class Quadratics(NamedTuple):
@@ -69,9 +69,14 @@ class Descent(NamedTuple):
         rate = self.rate(round)
         for _ in range(self.steps):
             total = total + self.functions.value(x)
-            step = rate * self.functions.gradient(x)
-            x = x - step
+            x = self.step(x, rate)
         return x, total / self.steps
+
+    def step(self, x: Tensor, rate: float) -> Tensor:
+        """One step from x `[..., d]`."""
+        assert self.functions is not None
+        step = rate * self.functions.gradient(x)
+        return x - step
 
     def ratio(self, round: int) -> float:
         return optimizers.ratio(self.rate, round)
@@ -91,10 +96,20 @@ class VectorLearner:
         self.target, self.descent = target, descent
 
     def phase(self, round: int) -> Phase:
-        after, loss = self.descent(self.vector, round)
-        self.vector.copy_(after)
-        steps = self.descent.steps if self.descent.functions else 0
-        return Phase(loss.item(), self.descent.ratio(round), steps)
+        return drain(self.steps(round))
+
+    def steps(self, round: int) -> Steps:
+        descent, functions = self.descent, self.descent.functions
+        total = torch.zeros_like(self.vector[..., 0])
+        if functions is None:
+            return Phase(0.0, descent.ratio(round), 0)
+        rate = descent.rate(round)
+        for k in range(descent.steps):
+            if k:
+                yield
+            total = total + functions.value(self.vector)
+            self.vector.copy_(descent.step(self.vector, rate))
+        return Phase((total / descent.steps).item(), descent.ratio(round), descent.steps)
 
     def load(self, x: Tensor) -> None:
         self.vector.copy_(x)
