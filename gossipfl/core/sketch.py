@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gossipfl.core.draw import Purpose, bits
+from gossipfl.draw import Purpose, bits
 
 BUCKETS = 1024
 _CHUNK = 1 << 16  # entries hashed or summed at a time, so that the temporaries stay in cache

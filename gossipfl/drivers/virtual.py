@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gossipfl.core import draw
-from gossipfl.core.draw import Purpose
+from gossipfl import draw
 from gossipfl.core.events import Adopt, Begin, Effect, Event, Note, PeerUp, Received, Send, Shift, Stepped
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.messages import Data
+from gossipfl.draw import Purpose
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong

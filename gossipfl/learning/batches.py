@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from gossipfl.core.draw import Purpose, permutation
+from gossipfl.draw import Purpose, permutation
 from gossipfl.errors import ConfigError, Problem
 
 Index = NDArray[np.int64]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gossipfl.core.draw import Purpose, seed64
+from gossipfl.draw import Purpose, seed64
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.batches import Samples, Stream
 from gossipfl.learning.task import Task, torch_dtype

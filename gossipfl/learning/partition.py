@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gossipfl import plugin
 from gossipfl.config import Data
-from gossipfl.core.draw import Purpose, generator
+from gossipfl.draw import Purpose, generator
 from gossipfl.errors import ConfigError, Problem
 
 Index = NDArray[np.int64]

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from gossipfl.config import Config
-from gossipfl.core.draw import Purpose, seed64
+from gossipfl.draw import Purpose, seed64
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Samples, Stream
 from gossipfl.learning.flat import Flat, state_dict

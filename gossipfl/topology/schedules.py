@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipfl.core.draw import Purpose, bits, generator, permutation
+from gossipfl.draw import Purpose, bits, generator, permutation
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import base_graph, layout
 from gossipfl.topology import weights as schemes

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipfl.core.draw import Purpose, generator
+from gossipfl.draw import Purpose, generator
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.task import VectorTask
 

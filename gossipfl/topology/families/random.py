@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from gossipfl.core.draw import Purpose, generator
+from gossipfl.draw import Purpose, generator
 from gossipfl.topology import layout
 from gossipfl.topology.families.base import Arguments, Family, either, wrong
 from gossipfl.topology.graph import Graph, from_pairs
