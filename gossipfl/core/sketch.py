@@ -3,7 +3,8 @@
 Charikar, Chen & Farach-Colton 2002, "Finding frequent items in data streams" (ICALP), section 3, one row.
 Entry k goes to bucket h(k) with sign s(k), both keyed by the seed, so every node of a swarm sketches alike.
 The map is linear and E‖sketch(v)‖² = ‖v‖² with a relative standard deviation of at most √(2 / 1024) = 4.4 %;
-so nodes that never send their parameters to a watcher still let it see how far apart they are.
+so nodes that never send their parameters to a watcher still let it see how far apart they are. A vector of at
+most 1,024 entries is its own sketch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _CHUNK = 1 << 16  # entries hashed or summed at a time, so that the temporaries 
 @lru_cache(maxsize=4)
 def _slots(seed: int, d: int) -> NDArray[np.uint16]:
     """[d]: bucket + BUCKETS · (sign is minus), 11 random bits for each entry."""
+    if d <= BUCKETS:
+        return np.arange(d, dtype=np.uint16)
     slots = np.empty(d, dtype=np.uint16)
     for start in range(0, d, _CHUNK):
         index = np.arange(start, min(start + _CHUNK, d))

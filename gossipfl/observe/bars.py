@@ -11,7 +11,7 @@ import numpy as np
 from gossipfl.observe.metrics import size, span, text
 from gossipfl.observe.svg import WIDTH, Array, Scale, element, escape, label, picture
 
-ROWS = 32  # bars drawn at most; of more nodes, as many evenly spread over their order
+ALL, ROWS = 32, 16  # up to ALL nodes each has a bar; of more, ROWS of them, evenly spread over an order
 CLASS_COLOURS = 10  # classes k0..k9 of the style sheet
 _LEFT, _RIGHT, _BOTTOM = 104, 74, 26
 
@@ -33,9 +33,9 @@ class Bars:
     described: str
 
     def rows(self) -> list[int]:
-        """The nodes that get a bar: all in their own order, or ROWS of many, evenly spread."""
+        """The nodes that get a bar: all in their own order, or ROWS of many."""
         n = len(self.values)
-        if n <= ROWS:
+        if n <= ALL:
             return list(range(n))
         ranked = np.argsort(self.order, kind="stable")
         return [int(ranked[k]) for k in np.linspace(0, n - 1, ROWS).round().astype(int)]
@@ -56,7 +56,7 @@ def time_split(names: Sequence[str], spent: Array) -> str:
         order=waiting,
         beside=lambda i: f"{waiting[i]:.0%} wait",
         tip=tip,
-        tick=_seconds,
+        tick=lambda v: f"{v:g} s" if v >= 1 else span(v),
         described="Seconds each node spent training, waiting and mixing",
     )
     return _draw(names, bars)
@@ -120,15 +120,11 @@ def keys(entries: Sequence[tuple[str, str]]) -> str:
 
 def sampled(n: int, by: str) -> str:
     """A sentence that says which bars are shown, where not all are."""
-    return f"{ROWS} of {n:,} nodes, evenly spread from the least to the most {by}." if n > ROWS else ""
+    return f"{ROWS} of {n:,} nodes, evenly spread from the least to the most {by}." if n > ALL else ""
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _seconds(value: float) -> str:
-    return "0" if value == 0 else span(value)
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
 
 def _draw(names: Sequence[str], bars: Bars) -> str:

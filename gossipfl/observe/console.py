@@ -60,7 +60,7 @@ class Live:
     """A context manager that is called with each record, and with notes; it never raises on what they hold.
 
     `plain` None: a table on a terminal, plain lines elsewhere, with NO_COLOR and on a dumb terminal. `quiet`:
-    only notes and lost nodes, on standard error. The table stays where it was when the block ends, however it
+    only notes, on standard error. The table stays where it was when the block ends, however it
     ends, and the cursor is back.
     """
 
@@ -82,7 +82,6 @@ class Live:
         self._lock = threading.Lock()  # a thread of rich's draws while records come in
         self._live: RichLive | None = None
         self._notes: deque[str] = deque(maxlen=3)
-        self._told: set[str] = set()  # lost nodes that have been spoken of
         self._began = time.monotonic()
         self._first: tuple[float, int] | None = (
             None  # when round 1 (or later) was seen first, for the time left
@@ -116,11 +115,8 @@ class Live:
         """Show what one record says."""
         with self._lock:
             complete = self.board.take(record)
-            lost = [row for row in self.board.rows if row.state == "lost" and row.name not in self._told]
-            self._told.update(row.name for row in lost)
             if self._first is None and (round := self.board.round):
                 self._first = time.monotonic(), round
-        self._tell(f"{row.name} is lost (its last round: {row.round})" for row in lost)
         self._tell_evaluations(complete)
 
     def note(self, text: str) -> None:

@@ -53,6 +53,8 @@ def span(seconds: float) -> str:
     """A length of time for people: 0.8 s, 12.3 s, 4 min 05 s, 2 h 10 min."""
     if not math.isfinite(seconds):
         return "–"
+    if seconds == 0:
+        return "0 s"
     if seconds < 1e-3:
         return f"{seconds * 1e6:.3g} µs"
     if seconds < 1:

@@ -34,7 +34,7 @@ def edges_of(run: Run) -> NDArray[np.int64]:
 def places(run: Run, edges: NDArray[np.int64]) -> Array:
     """[n, 2] in -1..1, y upwards: the family's own layout, else one made of distances along the edges."""
     from gossipfl.topology import FAMILIES, Graph, build
-    from gossipfl.topology.layout import circle, positions
+    from gossipfl.topology.layout import STRESS_NODES, circle, positions
 
     both = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
     drawn = Graph("run", run.n, both)
@@ -49,9 +49,19 @@ def places(run: Run, edges: NDArray[np.int64]) -> Array:
         if family.positions is not None:
             drawn = family
     bare = drawn.positions is None and not len(edges)
-    at = circle(run.n) if bare else positions(drawn)
+    if drawn.positions is None and run.n > STRESS_NODES:
+        at = _sunflower(run.n)
+    else:
+        at = circle(run.n) if bare else positions(drawn)
     middle = (at.max(axis=0) + at.min(axis=0)) / 2
     return np.asarray((at - middle) / max(float(np.abs(at - middle).max()), 1e-9))
+
+
+def _sunflower(n: int) -> Array:
+    """[n, 2], nodes spread evenly over a disc (Vogel 1979), for graphs that are too large to lay out."""
+    k = np.arange(n)
+    angle = k * np.pi * (3 - np.sqrt(5))
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.sqrt((k + 0.5) / n)[:, None]
 
 
 def network(run: Run) -> str:
@@ -107,7 +117,13 @@ def _node(x: float, y: float, radius: float, index: int, share: float, gone: boo
     fill = colour(0.08 + 0.9 * share) if known else None
     parts = [
         element(
-            "circle", class_="node" if known else "node gone", cx=x, cy=y, r=radius, fill=fill, data_tip=tip
+            "circle",
+            class_=f"node{'' if known else ' gone'}{' small' if radius < 6 else ''}",
+            cx=x,
+            cy=y,
+            r=radius,
+            fill=fill,
+            data_tip=tip,
         )
     ]
     if n <= _NUMBERED:

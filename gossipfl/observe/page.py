@@ -33,6 +33,14 @@ def card(title: str, body: str, note: str = "", *, wide: bool = False) -> str:
     return element("section", content, class_="card wide" if wide else "card")
 
 
+def paired(cards: Sequence[str]) -> list[str]:
+    """Cards that stand two in a row; of an odd number the last one gets the whole row."""
+    whole = [*cards]
+    if len(whole) % 2:
+        whole[-1] = whole[-1].replace('class="card"', 'class="card wide"', 1)
+    return whole
+
+
 def folded(title: str, text: str) -> str:
     """A box that opens to show text as it is."""
     content = element("summary", escape(title)) + element("pre", escape(text))

@@ -19,7 +19,20 @@ from gossipfl.records import Record, number, scan
 Array = NDArray[np.float64]
 
 BINS = 200  # points of the training curve: rounds are averaged into at most so many
-EVENTS = 1000  # records of other kinds that are kept
+EVENTS = 1000  # happenings that are kept
+
+
+@dataclass
+class Happening:
+    """Records of one kind, node, peer and text: how many, from which round to which."""
+
+    kind: str
+    name: str  # who says so
+    peer: object
+    text: str
+    first: int
+    last: int
+    count: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +57,7 @@ class Run:
     train_loss: Array  # [B, n]
     spent: Array  # [n, 3], seconds training, waiting, mixing
     sent: Array  # [n], bytes
-    events: tuple[Record, ...]  # of kinds other than round and eval, in the order found
+    events: tuple[Happening, ...]  # all but rounds and evaluations
 
     @property
     def n(self) -> int:
@@ -120,15 +133,26 @@ class _Gatherer:
         self.distances: dict[int, _Distance] = {}
         self.loss, self.count = np.zeros((bins, n)), np.zeros((bins, n))
         self.spent, self.sent = np.zeros((n, 3)), np.zeros(n)
-        self.events: list[Record] = []
+        self.events: dict[tuple[object, ...], Happening] = {}
 
     def take(self, record: Record) -> None:
         kind, node, round = record.get("kind"), number(record.get("node")), number(record.get("round"))
         if kind not in ("round", "eval"):
-            if len(self.events) < EVENTS:
-                self.events.append(record)
+            self._take_event(record, int(number(round, 0.0)) if round >= 0 else 0)
         elif 0 <= node < len(self.names) and 0 <= round < math.inf:
             (self._take_round if kind == "round" else self._take_eval)(record, int(node), int(round))
+
+    def _take_event(self, record: Record, round: int) -> None:
+        kind, name = str(record.get("kind")), str(record.get("name"))
+        peer, text = record.get("peer"), str(record.get("text", ""))
+        key = kind, name, str(peer), text
+        if key not in self.events:
+            if len(self.events) >= EVENTS:
+                return
+            self.events[key] = Happening(kind, name, peer, text, round, round)
+        event = self.events[key]
+        event.first, event.last = min(event.first, round), max(event.last, round)
+        event.count += 1
 
     def _take_round(self, record: Record, node: int, round: int) -> None:
         at = min(max(round - 1, 0), self.scale - 1) * len(self.loss) // self.scale
@@ -207,7 +231,7 @@ def _run(
         train_loss=loss[filled],
         spent=got.spent,
         sent=got.sent,
-        events=tuple(got.events),
+        events=tuple(got.events.values()),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gossipfl.observe import bars, curves
 from gossipfl.observe.metrics import size, span, text
 from gossipfl.observe.network import caption, network
-from gossipfl.observe.page import Page, card, folded, tile
+from gossipfl.observe.page import Page, card, folded, paired, tile
 from gossipfl.observe.reading import Run
 from gossipfl.observe.svg import element, escape
 from gossipfl.observe.timeline import remarkable, timeline
@@ -20,6 +20,7 @@ _ENGINES = {
     "events": "simulated event by event, in virtual time",
     "vector": "simulated with all nodes as one matrix",
 }
+_DID = {"consensus": "averaged their vectors", "quadratic": "minimised the mean of their quadratics"}
 _MANY_CLASSES = 20  # label classes that a legend names
 
 
@@ -28,8 +29,9 @@ def single(run: Run) -> Page:
     s = run.summary
     counts = f"{run.n:,} {'node' if run.n == 1 else 'nodes'}"
     how = _ENGINES.get(str(s.get("engine")), "")
+    task = _said(run, "train.task")
     lead = (
-        f"{counts} on the graph {_said(run, 'topology.graph')} learned {_said(run, 'train.task')} with the "
+        f"{counts} on the graph {_said(run, 'topology.graph')} {_DID.get(task, f'learned {task}')} with the "
         f"rule {_said(run, 'algorithm.rule')}{', ' + how if how else ''}. No server; no data left a node."
     )
     if not run.n:
@@ -39,7 +41,7 @@ def single(run: Run) -> Page:
         lead=lead,
         badges=_badges(run),
         tiles=_tiles(run),
-        cards=[c for c in _cards(run) if c],
+        cards=paired([c for c in _cards(run) if c]) + [c for c in _closing(run) if c],
         colophon=f"Run folder: {run.folder.name}.",
     )
 
@@ -91,11 +93,11 @@ def _pace(per_second: float) -> str:
 
 
 def _cards(run: Run) -> list[str]:
-    cards = [_curve_card(run, run.metric, f"{run.metric} on test data")]
+    cards = [_curve_card(run, run.metric, run.metric)]
     if run.n > 1:
         note = caption(run) or "Brighter nodes did better; point at one for its figures."
         cards.append(card("the graph", network(run), note))
-    if len(run.train_rounds):
+    if run.train_loss.any():
         curve = curves.over_nodes("training loss", run.train_rounds, run.train_loss)
         cards.append(card("training loss", _drawn(curve, "round", "training loss")))
     if np.isfinite(run.consensus).any():
@@ -107,7 +109,7 @@ def _cards(run: Run) -> list[str]:
                 "Root mean square distance of the nodes' parameters from their average.",
             )
         )
-    cards += [_curve_card(run, name, f"{name} on test data") for name in run.values if name != run.metric]
+    cards += [_curve_card(run, name, f"{name}, evaluated") for name in run.values if name != run.metric]
     if run.spent.any():
         legend = bars.keys([("t0", "training"), ("t1", "waiting"), ("t2", "mixing")])
         note = bars.sampled(run.n, "waiting")
@@ -117,12 +119,16 @@ def _cards(run: Run) -> list[str]:
         cards.append(card("bytes sent", bars.bytes_sent(run.names, run.sent), bars.sampled(run.n, "bytes")))
     if remarkable(run):
         cards.append(card("what happened", timeline(run), "Point at a dot for who and what."))
-    return [*cards, _notes(run), _facts(run), folded("swarm.toml: the whole config", run.config_text)]
+    return cards
+
+
+def _closing(run: Run) -> list[str]:
+    return [_notes(run), _facts(run), folded("swarm.toml: the whole config", run.config_text)]
 
 
 def _curve_card(run: Run, metric: str, title: str) -> str:
     values = run.values.get(metric)
-    if values is None or not np.isfinite(values).any():
+    if values is None or not np.isfinite(values).any() or (metric != run.metric and not values.any()):
         return card(title, element("p", "Nothing was evaluated.")) if metric == run.metric else ""
     return card(title, _drawn(curves.over_nodes(metric, run.rounds, values), "round", metric))
 
@@ -183,7 +189,7 @@ def _facts(run: Run) -> str:
         "parameters": "parameters", "config_hash": "config hash", "data_hash": "data hash",
     }  # fmt: skip
     facts = [(shown, s[key]) for key, shown in names.items() if s.get(key) is not None]
-    if "start_seconds" in s:
+    if number(s.get("start_seconds"), 0.0) > 0:
         facts.append(("start", span(number(s["start_seconds"]))))
     shown = (
         element("div", element("dt", escape(name)) + element("dd", escape(f"{v:,}" if type(v) is int else v)))

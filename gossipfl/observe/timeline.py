@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-
-from gossipfl.observe.reading import Run
+from gossipfl.observe.reading import Happening, Run
 from gossipfl.observe.svg import WIDTH, Scale, element, label, picture, tick_text
-from gossipfl.records import Record, number
+from gossipfl.records import number
 
-_LEFT, _RIGHT, _BOTTOM, _STEP = 104, 20, 46, 30
-_DOTS = 400  # places with something to say, drawn at most
+_LEFT, _RIGHT, _BOTTOM, _STEP, _HALF = 104, 20, 46, 30, 6
+_KINDS, _MARKS = 12, 400  # rows, and marks in all, drawn at most
 _USUAL = frozenset({"peer_up", "checkpoint"})
+_BAD = frozenset({"peer_down", "rejected", "refused"})
 
 
-def remarkable(run: Run) -> list[Record]:
-    """The events that a healthy run does not have; a neighbour that leaves when all is done is healthy."""
+def remarkable(run: Run) -> list[Happening]:
+    """What a healthy run does not have; a neighbour that leaves when all is done is healthy."""
     lost = set(run.lost)
-
-    def of_note(event: Record) -> bool:
-        kind = event.get("kind")
-        return kind not in _USUAL and (kind != "peer_down" or _name(run, event.get("peer")) in lost)
-
-    return [event for event in run.events if of_note(event)]
+    return [
+        event
+        for event in run.events
+        if event.kind not in _USUAL and (event.kind != "peer_down" or _peer(run, event) in lost)
+    ]
 
 
 def timeline(run: Run) -> str:
-    """The SVG: a row a kind, a dot where something happened, who and what under the pointer."""
+    """The SVG: a row a kind, a mark from the first round to the last, who and what under the pointer."""
     events = remarkable(run)
-    kinds = list(dict.fromkeys(str(event.get("kind")) for event in events))[:12]
+    kinds = list(dict.fromkeys(event.kind for event in events))[:_KINDS]
     height = len(kinds) * _STEP + _BOTTOM
-    last = max(
-        [number(run.setting("swarm.rounds"), 1.0), *(number(e.get("round"), 0.0) for e in events), 1.0]
-    )
-    extent = Scale(0.0, last, _LEFT, WIDTH - _RIGHT)
+    end = max([number(run.setting("swarm.rounds"), 1.0), *(float(event.last) for event in events)])
+    extent = Scale(0.0, end, _LEFT, WIDTH - _RIGHT)
     ticks = extent.ticks()
     parts = []
     for value in ticks:
@@ -42,39 +37,33 @@ def timeline(run: Run) -> str:
         parts.append(label(x, height - _BOTTOM + 17, tick_text(value, ticks), "", "middle"))
     parts.append(label((_LEFT + WIDTH - _RIGHT) / 2, height - 6, "round", "name", "middle"))
     for k, kind in enumerate(kinds):
-        parts.append(label(_LEFT - 10, k * _STEP + 19, _short(kind), "", "end"))
-    said = Counter(_dot(run, event) for event in events if str(event.get("kind")) in kinds)
-    for (kind, round, words), count in list(said.items())[:_DOTS]:
-        tip = f"round {round}\n{words}" + (f"\n({count} records)" if count > 1 else "")
-        y = kinds.index(kind) * _STEP + 15
+        shown = kind if len(kind) <= 12 else f"{kind[:11]}…"
+        parts.append(label(_LEFT - 10, k * _STEP + 19, shown, "", "end"))
+    for event in [event for event in events if event.kind in kinds][:_MARKS]:
+        start, stop = extent.at(event.first), extent.at(event.last)
         parts.append(
             element(
-                "circle",
-                class_="event bad" if kind in ("peer_down", "rejected", "refused") else "event",
-                cx=extent.at(round),
-                cy=y,
-                r=6,
-                data_tip=tip,
+                "rect",
+                class_="event bad" if event.kind in _BAD else "event",
+                x=start - _HALF,
+                y=kinds.index(event.kind) * _STEP + 15 - _HALF,
+                width=stop - start + 2 * _HALF,
+                height=2 * _HALF,
+                rx=_HALF,
+                data_tip=_words(run, event),
             )
         )
-    return picture(height, "".join(parts), f"{len(events)} events: {', '.join(kinds)}")
+    return picture(height, "".join(parts), f"{len(events)} things happened: {', '.join(kinds)}")
 
 
-def _dot(run: Run, event: Mapping[str, object]) -> tuple[str, int, str]:
-    """What makes events one dot: the kind, the round and the words."""
-    kind, round = str(event.get("kind")), int(number(event.get("round"), 0.0))
-    peer = _name(run, event.get("peer"))
-    if kind == "peer_down":
-        return kind, round, f"{peer} is lost"
-    words = f"{event.get('name')}: {event.get('text') or kind}"
-    return kind, max(round, 0), words + (f" ({peer})" if peer else "")
+def _words(run: Run, event: Happening) -> str:
+    when = f"round {event.first}" if event.first == event.last else f"rounds {event.first} to {event.last}"
+    times = f", {event.count:,} times" if event.count > 1 else ""
+    about = f" ({_peer(run, event)})" if event.peer is not None else ""
+    return f"{when}{times}\n{event.name}: {event.text or event.kind.replace('_', ' ')}{about}"
 
 
-def _name(run: Run, peer: object) -> str:
-    if isinstance(peer, int) and 0 <= peer < run.n:
-        return run.names[peer]
-    return peer if isinstance(peer, str) else ""
-
-
-def _short(kind: str) -> str:
-    return kind if len(kind) <= 12 else f"{kind[:11]}…"
+def _peer(run: Run, event: Happening) -> str:
+    if isinstance(event.peer, int) and 0 <= event.peer < run.n:
+        return run.names[event.peer]
+    return str(event.peer)

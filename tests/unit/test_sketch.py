@@ -42,7 +42,7 @@ def test_nodes_with_one_seed_sketch_alike_and_another_seed_differs() -> None:
 
 
 def test_a_matrix_is_sketched_row_by_row() -> None:
-    x = normal(5, 3, 700).astype(np.float32)
+    x = normal(5, 3, 1700).astype(np.float32)
     assert sketch(x, seed=1).shape == (3, BUCKETS)
     assert np.array_equal(sketch(x, seed=1)[2], sketch(x[2], seed=1))
 
@@ -70,8 +70,15 @@ def test_the_consensus_distance_of_eight_nodes_is_within_a_few_percent(shape: st
     assert np.abs(errors).max() < 0.10
 
 
+def test_a_vector_of_no_more_entries_than_buckets_is_its_own_sketch() -> None:
+    x = normal(12, 4, BUCKETS).astype(np.float32)
+    assert np.array_equal(sketch(x, seed=5), x)
+    assert np.array_equal(sketch(x[:, :10], seed=5)[:, :10], x[:, :10])
+    assert not sketch(x[:, :10], seed=5)[:, 10:].any()
+
+
 def test_equal_nodes_are_at_distance_zero() -> None:
-    assert consensus_distance(sketch(np.tile(normal(10, 500), (4, 1)), seed=0)) == 0.0
+    assert consensus_distance(sketch(np.tile(normal(10, 1500), (4, 1)), seed=0)) == 0.0
 
 
 def test_nobody_has_no_distance() -> None:
@@ -79,7 +86,7 @@ def test_nobody_has_no_distance() -> None:
 
 
 def test_a_sketch_survives_its_text_form_bit_by_bit() -> None:
-    c = sketch(normal(11, 999), seed=2)
+    c = sketch(normal(11, 1999), seed=2)
     assert np.array_equal(decode(encode(c)), c)
     assert decode(encode(c)).dtype == np.float32
 
