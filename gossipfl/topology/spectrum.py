@@ -15,8 +15,9 @@ from gossipfl.topology.graph import Graph
 from gossipfl.topology.mixing import Mixing
 
 DENSE: Final = 512
-PROBES: Final = 32
-"""Random signs with which traces of large matrices are estimated (Hutchinson 1989)."""
+PROBES: Final = 500_000
+"""Random signs with which traces of large matrices are estimated (Hutchinson 1989): n vectors of them in
+all."""
 
 Array = NDArray[np.float64]
 
@@ -152,15 +153,16 @@ def _steady_variance(cycle: list[Array], gamma: float) -> float:
 def _estimated(cycle: list[Mixing], gamma: float) -> float:
     """The same for large doubly stochastic W: traces of (W_t ... W_s)(W_t ... W_s)' from random signs."""
     n, k = cycle[0].n, len(cycle)
+    probes = max(32, PROBES // n)
     rng = np.random.Generator(np.random.Philox(key=n))
     total = 0.0
     for end in range(k):
-        z = rng.choice((-1.0, 1.0), size=(n, PROBES))
+        z = rng.choice((-1.0, 1.0), size=(n, probes))
         z -= z.mean(axis=0)
         factor, variance = 1.0, 1.0 / (n * (1.0 - gamma))
         for back in range(100_000):
             z = np.asarray(cycle[(end - back) % k].matrix.T @ z)
-            term = factor * float((z * z).sum()) / (n * PROBES)
+            term = factor * float((z * z).sum()) / (n * probes)
             variance += term
             factor *= gamma
             if term * gamma / (1.0 - gamma) < 1e-7 * variance:
