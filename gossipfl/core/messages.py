@@ -67,4 +67,37 @@ class Nothing:
     counted: int
 
 
-Message = Hello | Welcome | Refuse | Data | Nothing
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Pairwise: shall we take the mean of the two? The payload is the sender's parameters, its `number`-th
+    ask."""
+
+    number: int
+    payload: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Pairwise: done at this end, with these parameters; the exchange counts."""
+
+    number: int
+    payload: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Pairwise: the sender is busy; nothing has happened."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """The sender's parameters, which have seen `age` local phases; its `number`-th push."""
+
+    number: int
+    age: int
+    payload: Vectors
+
+
+Message = Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push

@@ -7,24 +7,40 @@ describes these bytes.
     refuse   [3, session, reason]
     none     [4, round, counted]
     data     [5, round, counted, part, offset]  + one frame of raw bytes: a chunk of that part
+    ask      [7, number, part, offset]          + such a chunk
+    answer   [8, number, part, offset]          + such a chunk
+    decline  [9, number]
+    push     [10, number, age, part, offset]    + such a chunk
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgpack
 import torch
 
-from gossipfl.core.messages import Data, Hello, Message, Nothing, Refuse, Welcome
+from gossipfl.core.messages import (
+    Answer,
+    Ask,
+    Data,
+    Decline,
+    Hello,
+    Message,
+    Nothing,
+    Push,
+    Refuse,
+    Vectors,
+    Welcome,
+)
 from gossipfl.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELLO, WELCOME, REFUSE, NONE, DATA, BEAT = 1, 2, 3, 4, 5, 6
+HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH = range(1, 11)
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: A frame's limit on the connection: a chunk and a little.
@@ -43,6 +59,22 @@ class Layout(NamedTuple):
     they have."""
 
     parts: tuple[tuple[int, torch.dtype], ...]
+
+
+class Carrier(NamedTuple):
+    """A message with a payload: its name, how it is made, and the integers of its header."""
+
+    name: str
+    make: Callable[..., Data | Ask | Answer | Push]  # of those integers and the payload
+    fields: str
+
+
+CARRIERS: Final[Mapping[int, Carrier]] = {
+    DATA: Carrier("data", Data, "round counted"),
+    ASK: Carrier("ask", Ask, "number"),
+    ANSWER: Carrier("answer", Answer, "number"),
+    PUSH: Carrier("push", Push, "number age"),
+}
 
 
 class Who(NamedTuple):
@@ -75,11 +107,23 @@ def encode(message: Message, who: Who) -> Iterator[Frames]:
             yield (_pack([REFUSE, session, reason]),)
         case Nothing(round, counted):
             yield (_pack([NONE, round, counted]),)
+        case Decline(number):
+            yield (_pack([DECLINE, number]),)
         case Data(round, counted, payload):
-            for part, tensor in enumerate(payload):
-                raw = memoryview(tensor.detach().numpy().view("u1").data)
-                for offset in range(0, max(len(raw), 1), CHUNK):
-                    yield (_pack([DATA, round, counted, part, offset]), raw[offset : offset + CHUNK])
+            yield from _chunks((DATA, round, counted), payload)
+        case Ask(number, payload):
+            yield from _chunks((ASK, number), payload)
+        case Answer(number, payload):
+            yield from _chunks((ANSWER, number), payload)
+        case Push(number, age, payload):
+            yield from _chunks((PUSH, number, age), payload)
+
+
+def _chunks(head: tuple[int, ...], payload: Vectors) -> Iterator[Frames]:
+    for part, tensor in enumerate(payload):
+        raw = memoryview(tensor.detach().numpy().view("u1").data)
+        for offset in range(0, max(len(raw), 1), CHUNK):
+            yield (_pack([*head, part, offset]), raw[offset : offset + CHUNK])
 
 
 def _pack(fields: Sequence[object]) -> bytes:
@@ -145,18 +189,22 @@ class Decoder:
 
     layout: Layout
     _parts: list[Tensor] = field(default_factory=list)
-    _at: tuple[int, int, int] | None = None  # round, part, offset expected next
+    _at: tuple[int, int, int, int] | None = None  # kind, round (number), part, offset expected next
 
     def feed(self, frames: Sequence[Buffer]) -> tuple[Message, Who | None] | None:
         """The message that these frames complete, if they do (with the sender, for a hello or welcome)."""
         fields = _unpack(frames[0])
         kind = fields[0]
-        if kind == DATA:
+        assert isinstance(kind, int)
+        carrier = CARRIERS.get(kind)
+        if carrier is not None:
             if len(frames) != 2:
-                raise RemoteProtocolError(f"data of {len(frames)} frames, it has 2")
-            _expect(fields, 5, "data")
-            message = self._chunk(_integers(fields[1:], "round counted part offset"), frames[1])
-            return None if message is None else (message, None)
+                raise RemoteProtocolError(f"{carrier.name} of {len(frames)} frames, it has 2")
+            names = f"{carrier.fields} part offset"
+            _expect(fields, 1 + len(names.split()), carrier.name)
+            *head, part, offset = _integers(fields[1:], names)
+            payload = self._chunk((kind, head[0], part, offset), frames[1])
+            return None if payload is None else (carrier.make(*head, payload), None)
         if len(frames) != 1:
             raise RemoteProtocolError(f"a header followed by {len(frames) - 1} frames")
         if kind in (HELLO, WELCOME):
@@ -165,18 +213,22 @@ class Decoder:
             _expect(fields, 3, "none")
             round, counted = _integers(fields[1:], "round counted")
             return Nothing(round, counted), None
+        if kind == DECLINE:
+            _expect(fields, 2, "decline")
+            return Decline(_integers(fields[1:], "number")[0]), None
         if kind == REFUSE:
             _expect(fields, 3, "refuse")
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 5")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 10")
 
-    def _chunk(self, header: list[int], raw: Buffer) -> Data | None:
-        round, counted, part, offset = header
-        expected = self._at or (round, 0, 0)
-        if (round, part, offset) != expected:
-            raise RemoteProtocolError(f"chunk {(round, part, offset)} where {expected} was due")
+    def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
+        kind, round, part, offset = at
+        expected = self._at or (kind, round, 0, 0)
+        if at != expected:
+            got, due = CARRIERS[kind].name, CARRIERS[expected[0]].name
+            raise RemoteProtocolError(f"chunk {at[1:]} of {got} where {expected[1:]} of {due} was due")
         if part >= len(self.layout.parts):
             raise RemoteProtocolError(f"part {part} of a payload of {len(self.layout.parts)}")
         elements, dtype = self.layout.parts[part]
@@ -193,13 +245,13 @@ class Decoder:
             begin = offset // dtype.itemsize
             self._parts[part][begin : begin + values.numel()] = values
         if offset + got < size:
-            self._at = (round, part, offset + got)
+            self._at = (kind, round, part, offset + got)
             return None
         if part + 1 < len(self.layout.parts):
-            self._at = (round, part + 1, 0)
+            self._at = (kind, round, part + 1, 0)
             return None
         payload, self._parts, self._at = tuple(self._parts), [], None
-        return Data(round, counted, payload)
+        return payload
 
 
 def _finite(values: Tensor, part: int) -> None:

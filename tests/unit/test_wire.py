@@ -1,14 +1,27 @@
-"""Bytes on the wire: what is encoded comes back; what has not exactly the expected shape is named and refused."""
+"""Bytes on the wire: what is encoded comes back; what has not exactly the expected shape is refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgpack
 import pytest
 import torch
 
-from gossipfl.core.messages import LAST, Data, Hello, Message, Nothing, Refuse, Welcome
+from gossipfl.core.messages import (
+    LAST,
+    Answer,
+    Ask,
+    Data,
+    Decline,
+    Hello,
+    Message,
+    Nothing,
+    Push,
+    Refuse,
+    Welcome,
+)
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport import wire
 from gossipfl.transport.wire import Beat, Decoder, Layout, Who, decode_beat, encode, encode_beat
@@ -44,6 +57,7 @@ def through(message: Message, layout: Layout = SMALL) -> tuple[Message, Who | No
         Refuse(1, "seed differs: 0 here, 1 there"),
         Nothing(7, 6),
         Nothing(LAST, 6),
+        Decline(12),
     ],
 )
 def test_messages_come_back_as_they_were(message: Message) -> None:
@@ -60,6 +74,15 @@ def test_payloads_of_any_size_come_back_bit_for_bit(elements: int, dtype: torch.
     assert isinstance(got, Data)
     assert (got.round, got.counted) == (3, 2)
     assert all(torch.equal(a, b) for a, b in zip(got.payload, payload, strict=True))
+
+
+@pytest.mark.parametrize("message", [Ask(4, ()), Answer(4, ()), Push(7, 31, ())])
+def test_every_message_with_a_payload_comes_back(message: Ask | Answer | Push) -> None:
+    payload = (torch.randn(wire.CHUNK // 4 + 3), torch.randn(1, dtype=torch.float64))
+    sent = replace(message, payload=payload)
+    got, _ = through(sent, Layout(((wire.CHUNK // 4 + 3, torch.float32), (1, torch.float64))))
+    assert replace(got, payload=()) == message  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(got.payload, payload, strict=True))  # type: ignore[union-attr]
 
 
 def data(round: int = 0, part: int = 0, offset: int = 0, raw: bytes = bytes(20)) -> list[bytes]:
@@ -91,10 +114,17 @@ def data(round: int = 0, part: int = 0, offset: int = 0, raw: bytes = bytes(20))
         ([packed(wire.HELLO, 1, 0, None, -1, -1, -1, 0, "a", {1: 2})], "msgpack"),
         ([packed(wire.HELLO, 1, 0, None, -1, -1, -1, 0, "a", [])], "about"),
         ([packed(wire.REFUSE, 1, b"bytes")], "reason"),
+        ([packed(wire.DECLINE)], "a decline of 1 fields"),
+        ([packed(wire.DECLINE, "4")], "number = '4'"),
+        ([packed(wire.ASK, 4, 0, 0)], "ask of 1 frames"),
+        ([packed(wire.ASK, 4, 0), bytes(20)], "ask of 3 fields"),
+        ([packed(wire.ANSWER, -3, 0, 0), bytes(20)], "number = -3"),
+        ([packed(wire.PUSH, 1, 2.5, 0, 0), bytes(20)], "age = 2.5"),
+        ([packed(wire.PUSH, 1, 2, 0, 0), b"\x00\x00\xc0\x7f" * 5], "NaN or Inf"),
         (data()[:1], "1 frames"),
         ([*data(), b""], "3 frames"),
-        (data(part=1), "where (0, 0, 0) was due"),
-        (data(offset=4), "where (0, 0, 0) was due"),
+        (data(part=1), "where (0, 0, 0) of data was due"),
+        (data(offset=4), "where (0, 0, 0) of data was due"),
         (data(raw=bytes(19)), "19 bytes where 20"),
         (data(raw=bytes(24)), "24 bytes where 20"),
         (data(raw=b""), "0 bytes where 20"),
@@ -113,6 +143,13 @@ def test_chunks_of_two_rounds_do_not_mix() -> None:
     assert decoder.feed(writable(data(round=0))) is None
     with pytest.raises(RemoteProtocolError, match="was due"):
         decoder.feed(writable(data(round=1, part=1, raw=bytes(8))))
+
+
+def test_chunks_of_two_kinds_do_not_mix() -> None:
+    decoder = Decoder(SMALL)
+    assert decoder.feed(writable([packed(wire.ASK, 0, 0, 0), bytes(20)])) is None
+    with pytest.raises(RemoteProtocolError, match=r"of answer where .* of ask was due"):
+        decoder.feed(writable([packed(wire.ANSWER, 0, 1, 0), bytes(8)]))
 
 
 def test_finite_numbers_whose_sum_overflows_are_accepted() -> None:

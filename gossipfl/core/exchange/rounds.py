@@ -33,7 +33,19 @@ from gossipfl.core.events import (
     Tick,
 )
 from gossipfl.core.exchange.edge import Edge, Flow
-from gossipfl.core.messages import LAST, Data, Hello, Nothing, Refuse, Vectors, Welcome
+from gossipfl.core.messages import (
+    LAST,
+    Answer,
+    Ask,
+    Data,
+    Decline,
+    Hello,
+    Nothing,
+    Push,
+    Refuse,
+    Vectors,
+    Welcome,
+)
 from gossipfl.core.rules.base import Inbox, Rule, State, Turn
 from gossipfl.errors import LocalProtocolError
 
@@ -233,6 +245,8 @@ class Rounds:
                 if self.phase is Phase.LEAVING:
                     return self._leave()
                 return self._close_if_ready()
+            case Ask() | Answer() | Decline() | Push():
+                return [Note("rejected", event.peer, "a message of another exchange")]
 
     def _greeted(self, event: Received) -> list[Effect]:
         hello, peer = event.message, event.peer
