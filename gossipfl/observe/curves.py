@@ -110,7 +110,7 @@ def _axes(x_scale: Scale, y_scale: Scale, x_name: str, y_name: str) -> str:
     parts.append(label((LEFT + right) / 2, HEIGHT - 6, x_name, "name", "middle"))
     shown = f"{y_name} (log)" if y_scale.log else y_name
     return "".join(parts) + element(
-        "text", escape(shown), class_="name", text_anchor="middle",
+        "text", escape(shown), class_="name y", text_anchor="middle",
         transform=f"translate(13 {(TOP + bottom) / 2:g}) rotate(-90)",
     )  # fmt: skip
 

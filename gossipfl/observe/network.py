@@ -78,7 +78,9 @@ def network(run: Run) -> str:
     shares, low, high = _shares(values, run.higher)
     degree = np.bincount(edges.ravel(), minlength=run.n)
     for i, name in enumerate(run.names):
-        said = [name, f"{run.metric}: {text(float(values[i]))}", f"{degree[i]} neighbors"]
+        said = [name, f"{run.metric}: {text(float(values[i]))}"]
+        if len(edges):
+            said.append(f"{degree[i]} neighbors")
         gone = name in lost
         if gone:
             said.append("lost")

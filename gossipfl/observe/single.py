@@ -118,7 +118,7 @@ def _cards(run: Run) -> list[str]:
     if run.sent.any():
         cards.append(card("bytes sent", bars.bytes_sent(run.names, run.sent), bars.sampled(run.n, "bytes")))
     if remarkable(run):
-        cards.append(card("what happened", timeline(run), "Point at a dot for who and what."))
+        cards.append(card("what happened", timeline(run), "Point at a mark for who and what."))
     return cards
 
 
