@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The neighbours this node waits for are there: round 0 begins at `x` [d]."""
+    """The neighbours this node waits for are there: training begins at `x` [d].
+
+    In asynchronous exchanges `x` is the live vector: the machine reads it whenever it handles an event.
+    """
 
     x: Tensor
 
@@ -31,6 +34,13 @@ class Stepped:
     x: Tensor
     after: Tensor
     ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A local phase that a `Train` asked for is done, in `seconds`; the live x holds its result."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class Tick:
     """Time has reached the machine's deadline."""
 
 
-Event = Begin | Stepped | PeerUp | Received | PeerDown | Tick
+Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +104,22 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Add `delta` [d] to the parameters (a payload that came after the last round)."""
+    """Add `delta` [d] to the parameters, between two optimiser steps (in `rounds`: a payload that came after
+    the last round)."""
 
     delta: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """`x` [d] replaces the parameters, between two local phases (asynchronous exchanges)."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Begin a local phase; a `Trained` tells its end (asynchronous exchanges)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +137,4 @@ class Finished:
     """All rounds are done and every neighbour that lives has counted what it was sent: the node may leave."""
 
 
-Effect = Send | Adopt | Shift | Note | Finished
+Effect = Send | Adopt | Shift | Take | Train | Note | Finished

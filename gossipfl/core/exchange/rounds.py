@@ -31,6 +31,7 @@ from gossipfl.core.events import (
     Shift,
     Stepped,
     Tick,
+    Trained,
 )
 from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.messages import (
@@ -104,6 +105,8 @@ class Rounds:
                 return self._begin(x)
             case Tick():
                 return []
+            case Trained():
+                raise LocalProtocolError("Trained: in rounds the end of a local phase is Stepped")
 
     def deadline(self) -> float | None:
         return None
