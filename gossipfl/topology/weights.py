@@ -138,7 +138,7 @@ def _fmmc(graph: Graph) -> Mixing:
 
 SCHEMES: Final[Mapping[str, Scheme]] = {
     "metropolis": Scheme(
-        metropolis, "1 / (1 + max(d_i, d_j)): needs only the neighbors' degrees", "Xiao & Boyd 2004"
+        metropolis, "1 / (1 + max(d_i, d_j)): needs only the neighbours' degrees", "Xiao & Boyd 2004"
     ),
     "max-degree": Scheme(max_degree, "I - L / (d_max + 1)"),
     "best-constant": Scheme(best_constant, "I - alpha L with the best alpha", "Xiao & Boyd 2004"),

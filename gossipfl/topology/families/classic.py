@@ -83,7 +83,7 @@ def barbell(n: int, arguments: Arguments, seed: int) -> Graph:
 
 FAMILIES = (
     Family("none", "no edges: every node alone, the baseline", "none", none),
-    Family("ring", "a cycle: two neighbors each", "ring", ring),
+    Family("ring", "a cycle: two neighbours each", "ring", ring),
     Family("directed-ring", "a cycle with one direction, for push-sum", "directed-ring", directed_ring),
     Family("path", "a line", "path", path),
     Family("star", "node 0 in the middle: the shape of a server", "star", star),
