@@ -1,0 +1,145 @@
+"""A node's lines in asynchronous exchanges: who is there, greetings when they meet, goodbyes at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gossipfl.core.events import Effect, Note, PeerDown, Received, Send
+from gossipfl.core.exchange.rounds import differs
+from gossipfl.core.messages import LAST, Hello, Nothing, Refuse, Vectors, Welcome
+
+
+class Post(NamedTuple):
+    """A node's place in an asynchronous run."""
+
+    node: int
+    seed: int
+    neighbors: tuple[int, ...]  # all it will ever meet, ascending
+    phases: int  # local phases it makes
+    about: Mapping[str, object]  # what peers must agree on
+
+
+class Kept(NamedTuple):
+    """A payload that is kept until the exchange it belongs to is over."""
+
+    number: int
+    payload: Vectors
+
+
+@dataclass(slots=True)
+class Line:
+    """One end of an edge. Numbers are -1 before the first."""
+
+    peer: int
+    session: int | None = None
+    up: bool = False  # hello and welcome have passed
+    gone: bool = False  # the peer will not come back
+    done: bool = False  # the peer has made its local phases
+    peer_inc: int | None = None
+    heard: int = -1  # the peer's last number that was acted on
+    asked: Kept | None = None  # own ask that is neither answered nor declined
+    taken: int = -1  # own last ask whose answer was taken
+    answered: Kept | None = None  # the last answer to the peer's asks
+
+    @property
+    def last(self) -> int:
+        """The own last ask on this line."""
+        return self.asked.number if self.asked is not None else self.taken
+
+
+class Lines:
+    """The lines of one node, by peer."""
+
+    def __init__(self, post: Post) -> None:
+        self.by_peer = {j: Line(j) for j in post.neighbors}
+        self.parted = False  # goodbye has been said
+        self._about, self._inc = post.about, 0
+        self._newest: dict[int, int] = {}  # newest session seen, a peer
+
+    def missing(self) -> tuple[int, ...]:
+        """The neighbours that are neither up nor known to be gone."""
+        return tuple(j for j, line in self.by_peer.items() if not (line.up or line.gone))
+
+    def up(self) -> tuple[int, ...]:
+        """The neighbours whose line stands, ascending."""
+        return tuple(j for j, line in self.by_peer.items() if line.up)
+
+    def settled(self) -> bool:
+        """Everyone has said goodbye: this node, and every neighbour whose line stands."""
+        return self.parted and all(line.done or not line.up for line in self.by_peer.values())
+
+    def open(self, event: Received) -> Line | None:
+        """The line a message came in on, or None: a superseded session is discarded unread."""
+        line = self.by_peer.get(event.peer)
+        return line if line is not None and line.up and line.session == event.session else None
+
+    def part(self) -> list[Effect]:
+        """Say goodbye on every line, once."""
+        if self.parted:
+            return []
+        self.parted = True
+        return [self._goodbye(line) for line in self.by_peer.values() if line.up]
+
+    def dialled(self, peer: int, session: int) -> list[Effect]:
+        """A connection that this end dialled is open: greet."""
+        line = self.by_peer[peer]
+        self._close(line)
+        line.session = self._newest[peer] = session
+        return [Send(peer, session, self._greeting(Hello, line, session))]
+
+    def greeted(self, event: Received) -> tuple[list[Effect], Line | None]:
+        """A hello or welcome: what to do, and the line if it stands now."""
+        hello, peer, session = event.message, event.peer, event.session
+        assert isinstance(hello, Hello)
+        line, answer = self.by_peer.get(peer), not isinstance(hello, Welcome)
+        reason = "not a neighbor here" if line is None else differs(self._about, hello.about)
+        if line is None or reason is not None:
+            note: list[Effect] = [Note("refused", peer, reason or "")]
+            return ([Send(peer, session, Refuse(session, reason or "")), *note] if answer else note), None
+        if answer and session < self._newest.get(peer, session):
+            return [], None  # a hello that was overtaken by a newer session
+        if not answer and line.session != session:
+            return [], None
+        effects: list[Effect] = []
+        if answer:
+            self._close(line)
+            line.session = self._newest[peer] = session
+            effects.append(Send(peer, session, self._greeting(Welcome, line, session)))
+        effects += self._meet(line, hello)
+        return effects, line
+
+    def down(self, event: PeerDown) -> tuple[list[Effect], Line | None]:
+        """A session is closed: what to do, and the line if it stood until now."""
+        line = self.by_peer.get(event.peer)
+        if line is None:
+            return [], None
+        line.gone = line.gone or event.gone
+        if event.session is not None and event.session != line.session:
+            return [], None
+        stood = line.up
+        self._close(line)
+        note: list[Effect] = [Note("peer_down", event.peer)] if stood and not line.done else []
+        return note, line if stood else None
+
+    def _meet(self, line: Line, hello: Hello) -> list[Effect]:
+        if hello.inc != line.peer_inc or hello.peer_inc != self._inc:  # one does not remember the other
+            line.asked = line.answered = None
+            line.heard = hello.sent
+            line.peer_inc = hello.inc
+        line.up, line.gone, line.done = True, False, False
+        effects: list[Effect] = [Note("peer_up", line.peer)]
+        if self.parted:
+            effects.append(self._goodbye(line))
+        return effects
+
+    def _greeting(self, kind: type[Hello], line: Line, session: int) -> Hello:
+        return kind(session, self._inc, line.peer_inc, line.heard, line.taken, line.last, self._about)
+
+    def _goodbye(self, line: Line) -> Send:
+        assert line.session is not None
+        return Send(line.peer, line.session, Nothing(LAST, line.heard))
+
+    def _close(self, line: Line) -> None:
+        line.session, line.up = None, False

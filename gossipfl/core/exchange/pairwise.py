@@ -1,0 +1,193 @@
+"""The exchange `pairwise`: now and then a node and one neighbour both take the mean of the two.
+
+    x_i, x_j  <-  (x_i + x_j) / 2          (Boyd et al. 2006, "Randomized Gossip Algorithms"; as training
+                                            goes on meanwhile: Lian et al. 2018, AD-PSGD, algorithm 1)
+
+Node i asks with a copy a of its parameters and trains on. Node j, between two of its optimiser steps, takes a
+copy b of its own, answers with it and adds (a - b) / 2; when the answer is there, i adds (b - a) / 2. The two
+increments cancel exactly, so the sum over the nodes is kept whatever happened in between.
+
+At most one exchange is in flight at a node: while its own ask is, it declines others'. Where two nodes ask
+each other, the lower one's ask counts and the other's is void. An exchange counts at both ends or at neither
+also when a line breaks: an answer is kept, and given again if the asker comes back without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gossipfl import draw
+from gossipfl.core.events import (
+    Begin,
+    Effect,
+    Event,
+    Finished,
+    Note,
+    PeerDown,
+    PeerUp,
+    Received,
+    Send,
+    Shift,
+    Stepped,
+    Tick,
+    Train,
+    Trained,
+)
+from gossipfl.core.exchange.line import Kept, Line, Lines, Post
+from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing, Refuse, Vectors, Welcome
+from gossipfl.draw import Purpose
+from gossipfl.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Pairwise:
+    """A node's machine; it asks after every `every`-th local phase."""
+
+    def __init__(self, post: Post, every: int = 1) -> None:
+        self.phases = 0  # local phases made
+        self.asking: int | None = None  # the neighbour whose reply is awaited
+        self.left = False
+        self.lines = Lines(post)
+        self._post, self._every = post, every
+        self._number = -1
+        self._x: Tensor | None = None
+
+    # ------------------------------------------------------------------ what a driver asks
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Received():
+                effects = self._received(event)
+            case Trained():
+                effects = self._trained()
+            case Begin(x):
+                self._x = x
+                effects = [Train()]
+            case PeerUp(peer, session):
+                effects = self.lines.dialled(peer, session)
+            case PeerDown():
+                effects, line = self.lines.down(event)
+                if line is not None and self.asking == line.peer:
+                    self.asking = None
+            case Tick():
+                return []
+            case Stepped():
+                raise LocalProtocolError("Stepped: in pairwise the end of a local phase is Trained")
+        return effects + self._leave()
+
+    def deadline(self) -> float | None:
+        return None
+
+    def missing(self) -> tuple[int, ...]:
+        """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
+        return self.lines.missing()
+
+    # ------------------------------------------------------------------ asking
+
+    def _trained(self) -> list[Effect]:
+        if self._x is None or self.phases >= self._post.phases:
+            raise LocalProtocolError("Trained: no local phase was under way")
+        self.phases += 1
+        effects: list[Effect] = []
+        if self.phases % self._every == 0 and self.asking is None:
+            effects += self._ask(self._x)
+        if self.phases < self._post.phases:
+            effects.append(Train())
+        return effects
+
+    def _ask(self, x: Tensor) -> list[Effect]:
+        free = [j for j in self.lines.up() if self.lines.by_peer[j].asked is None]
+        if not free:
+            return []
+        self._number += 1
+        drawn = int(draw.bits(self._post.seed, Purpose.PEER, self._post.node, self._number))
+        line = self.lines.by_peer[free[drawn % len(free)]]
+        line.asked, self.asking = Kept(self._number, (x.clone(),)), line.peer
+        assert line.session is not None
+        return [Send(line.peer, line.session, Ask(*line.asked))]
+
+    def _over(self, line: Line) -> None:
+        line.asked = None
+        if self.asking == line.peer:
+            self.asking = None
+
+    # ------------------------------------------------------------------ being asked
+
+    def _received(self, event: Received) -> list[Effect]:
+        match event.message:
+            case Welcome() | Hello() as hello:
+                effects, met = self.lines.greeted(event)
+                return effects + (self._resume(met, hello) if met is not None else [])
+            case Refuse(_, reason):
+                return [Note("refused", event.peer, reason)]
+            case _:
+                line = self.lines.open(event)
+                return [] if line is None else self._told(line, event.message)
+
+    def _told(self, line: Line, message: Message) -> list[Effect]:
+        match message:
+            case Ask(number, payload):
+                return self._asked(line, number, payload)
+            case Answer(number, payload):
+                return self._answered(line, number, payload)
+            case Decline(number):
+                if line.asked is not None and line.asked.number == number:
+                    self._over(line)
+                return []
+            case Nothing():
+                line.done = True
+                return []
+            case _:
+                return [Note("rejected", line.peer, "a message of another exchange")]
+
+    def _asked(self, line: Line, number: int, payload: Vectors) -> list[Effect]:
+        if number <= line.heard or self._x is None:
+            return []
+        assert line.session is not None
+        if self.asking == line.peer and self._post.node < line.peer:
+            return []  # both asked: this end's ask counts, and the peer knows it when it comes
+        if self.asking == line.peer:
+            self._over(line)
+        if self.asking is not None:
+            return [Send(line.peer, line.session, Decline(number))]
+        line.heard, line.answered = number, Kept(number, (self._x.clone(),))
+        return [
+            Send(line.peer, line.session, Answer(*line.answered)),
+            halfway(line.answered.payload, payload),
+        ]
+
+    def _answered(self, line: Line, number: int, payload: Vectors) -> list[Effect]:
+        if line.asked is None or line.asked.number != number:
+            return []
+        mine, line.taken = line.asked.payload, number
+        self._over(line)
+        return [halfway(mine, payload)]
+
+    # ------------------------------------------------------------------ lines and the end
+
+    def _resume(self, line: Line, hello: Hello) -> list[Effect]:
+        """After a break: an ask that the peer has not answered is void, an answer it has not taken is given
+        again."""
+        if line.asked is None or hello.heard < line.asked.number:
+            self._over(line)
+        assert line.session is not None
+        if line.answered is not None and hello.acked < line.answered.number:
+            return [Send(line.peer, line.session, Answer(*line.answered))]
+        return []
+
+    def _leave(self) -> list[Effect]:
+        waits = any(line.up and line.asked is not None for line in self.lines.by_peer.values())
+        if self.phases < self._post.phases or waits or self.left:
+            return []
+        effects = self.lines.part()
+        if self.lines.settled():
+            self.left = True
+            effects.append(Finished())
+        return effects
+
+
+def halfway(mine: Vectors, theirs: Vectors) -> Shift:
+    """The increment that moves `mine` to the mean of the two; the other end's is its exact negative."""
+    return Shift((theirs[0] - mine[0]) * 0.5)
