@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -31,6 +31,8 @@ _CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 #: Seconds until a dial that failed is tried again: from the first to the last, doubling.
 REDIAL: Final = (0.05, 1.0)
+#: Seconds that what came last on a line may take to be readable after the line's end is known.
+SETTLE: Final = 0.02
 #: Seconds that what was sent may take to leave after the node is done.
 LINGER: Final = 10.0
 
@@ -61,6 +63,13 @@ class _Accepted:
     session: int = -1
 
 
+class _Session(NamedTuple):
+    """A session that this end dialled."""
+
+    peer: int
+    session: int
+
+
 class ZeroMQ:
     """A node's connections. A context manager: entering binds, leaving lets the last messages go and
     closes."""
@@ -75,7 +84,7 @@ class ZeroMQ:
         self._dialled: dict[int, _Dialled] = {}
         self._accepted: dict[bytes, _Accepted] = {}
         self._routes: dict[tuple[int, int], bytes] = {}
-        self._control: int | None = None
+        self._ending: list[int | _Session] = []  # connections that are over, seen in the last poll
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -124,7 +133,6 @@ class ZeroMQ:
 
     def listen_to(self, fd: int) -> None:
         """Also wake `poll` when this file descriptor can be read."""
-        self._control = fd
         self._poller.register(fd, zmq.POLLIN)
 
     # ------------------------------------------------------------------ dialling
@@ -188,31 +196,35 @@ class ZeroMQ:
         """Wait up to `timeout` seconds (None: for ever) for anything to happen; returns at once with what is
         there."""
         events: list[Event | Note] = []
-        now = time.monotonic()
-        for dialled in [d for d in self._dialled.values() if d.again_at is not None]:
-            assert dialled.again_at is not None
-            if dialled.again_at <= now:
-                self._connect(dialled)
-            else:
-                timeout = (
-                    min(timeout or dialled.again_at - now, dialled.again_at - now) if timeout != 0 else 0
-                )
-        ready = {
-            s for s, _ in self._poller.poll(None if timeout is None else math.ceil(max(timeout, 0) * 1000))
-        }
-        if not ready:
-            return events
+        # The monitor tells of an end before what came last can be read: ends wait for one more look at the
+        # lines.
+        ending, self._ending = self._ending, []
+        ready = {s for s, _ in self._poller.poll(self._patience(timeout, SETTLE if ending else None))}
         if self._router in ready:
             events += self._read_router()
         for dialled in list(self._dialled.values()):
             if dialled.socket in ready:
                 events += self._read_dealer(dialled)
+        for end in ending:
+            events += self._ended(end)
         if self._router_monitor in ready:
-            events += self._router_closed()
+            self._ending += [fd for _, fd in self._monitored(self._router_monitor)]
         for dialled in list(self._dialled.values()):
-            if dialled.monitor in ready:
+            if dialled.monitor is not None and dialled.monitor in ready:
                 events += self._dealer_changed(dialled)
         return events
+
+    def _patience(self, timeout: float | None, settle: float | None) -> int | None:
+        """Milliseconds to wait, until the next redial at most; makes the redials that are due."""
+        now = time.monotonic()
+        limits = [t for t in (timeout, settle) if t is not None]
+        for dialled in [d for d in self._dialled.values() if d.again_at is not None]:
+            assert dialled.again_at is not None
+            if dialled.again_at <= now:
+                self._connect(dialled)
+            else:
+                limits.append(dialled.again_at - now)
+        return math.ceil(max(min(limits), 0) * 1000) if limits else None
 
     def _frames(self, socket: Socket) -> Iterator[list[zmq.Frame]]:
         while True:
@@ -291,29 +303,31 @@ class ZeroMQ:
                 event = recv_monitor_message(monitor, zmq.NOBLOCK)
                 yield int(event["event"]), int(event["value"])
 
-    def _router_closed(self) -> list[Event | Note]:
-        closed = [fd for _, fd in self._monitored(self._router_monitor)]
-        events = self._read_router()  # what came before the end is read before the end is told
-        for fd in closed:  # the system may have given the number to a newer connection: the oldest is meant
-            key = next((key for key, line in self._accepted.items() if line.fd == fd), None)
-            if key is not None:
-                line = self._accepted.pop(key)
-                if line.peer is not None and self._routes.pop((line.peer, line.session), None) is not None:
-                    events.append(PeerDown(line.peer, line.session))
-        return events
+    def _ended(self, end: int | _Session) -> list[Event | Note]:
+        """A connection that came in (its file descriptor) or that was dialled is over, and read."""
+        if isinstance(end, _Session):
+            dialled = self._dialled.get(end.peer)
+            if dialled is None or dialled.socket is None or dialled.session != end.session:
+                return []
+            self._retry_later(dialled)
+            return [PeerDown(end.peer, end.session)]
+        # The system may have given the number to a newer connection: the oldest is meant.
+        key = next((key for key, line in self._accepted.items() if line.fd == end), None)
+        if key is None:
+            return []
+        line = self._accepted.pop(key)
+        if line.peer is None or self._routes.pop((line.peer, line.session), None) is None:
+            return []
+        return [PeerDown(line.peer, line.session)]
 
     def _dealer_changed(self, dialled: _Dialled) -> list[Event | Note]:
         events: list[Event | Note] = []
-        if dialled.monitor is None:
-            return events
+        assert dialled.monitor is not None
         for kind, _ in list(self._monitored(dialled.monitor)):
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 events.append(PeerUp(dialled.peer, dialled.session))
-            elif dialled.socket is not None:
-                events += self._read_dealer(dialled)
-                events.append(PeerDown(dialled.peer, dialled.session))
-                if dialled.socket is not None:
-                    self._retry_later(dialled)
+            else:
+                self._ending.append(_Session(dialled.peer, dialled.session))
         return events
 
 
