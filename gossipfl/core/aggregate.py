@@ -6,11 +6,18 @@ product with sorted columns gives, so that one node and the whole graph as a mat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from math import exp, isfinite
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from gossipfl import plugin
+from gossipfl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Reweigh = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
+"""(weights of a row, the models' losses on this node's validation data) -> weights, in the row's order."""
 
 #: Elements summed at a time: a block of every payload stays in cache while it is added (measured on 5M
 #: float32).
@@ -18,14 +25,30 @@ BLOCK = 131_072
 
 
 class Row(NamedTuple):
-    """A node's row of the mixing matrix in one round: (neighbor, weight) ascending, itself included."""
+    """A node's row of the mixing matrix in one round: (neighbor, weight) ascending, itself included.
+
+    out: whom it sends to and what they give it, where those are not the ones it takes from (its column,
+    itself left out); None: the graph is undirected.
+    """
 
     node: int
     weights: tuple[tuple[int, float], ...]
+    out: tuple[tuple[int, float], ...] | None = None
 
     @property
     def neighbors(self) -> tuple[int, ...]:
+        """Whose payload enters here, ascending."""
         return tuple(j for j, _ in self.weights if j != self.node)
+
+    @property
+    def receivers(self) -> tuple[int, ...]:
+        """Whom the own payload goes to, ascending."""
+        return self.neighbors if self.out is None else tuple(j for j, _ in self.out)
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Everyone a word passes to or from in this round, ascending."""
+        return self.neighbors if self.out is None else tuple(sorted({*self.neighbors, *self.receivers}))
 
     def weight(self, neighbor: int) -> float:
         """w_ij; 0 where there is none."""
@@ -36,14 +59,19 @@ class Row(NamedTuple):
         matrix stays symmetric and doubly stochastic if both ends do it)."""
         if not missing:
             return self
-        kept = self.weight(self.node)
-        for j, w in self.weights:
-            if j in missing:
-                kept += w
-        return Row(
-            self.node,
-            tuple((j, kept if j == self.node else w) for j, w in self.weights if j not in missing),
-        )
+        return self._only(missing, sum((w for j, w in self.weights if j in missing), 0.0))
+
+    def withholding(self, missing: frozenset[int], withheld: frozenset[int]) -> Row:
+        """The same row of a column-stochastic matrix: what did not arrive is with its sender, and what was
+        not sent stays here (columns still sum to one, so nothing is lost)."""
+        if not missing and not withheld:
+            return self
+        return self._only(missing, sum((w for j, w in self.out or self.weights if j in withheld), 0.0))
+
+    def _only(self, missing: frozenset[int], extra: float) -> Row:
+        kept = self.weight(self.node) + extra
+        weights = tuple((j, kept if j == self.node else w) for j, w in self.weights if j not in missing)
+        return self._replace(weights=weights)
 
 
 def ordered_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
@@ -61,3 +89,40 @@ def ordered_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
         for weight, value in terms:
             block += work.copy_(value[begin : begin + BLOCK]).mul_(weight)
     return total
+
+
+def by_loss(weights: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """w_j exp(-loss_j) / sum: a row's weights times each model's likelihood of a sample of this node's own
+    (Bayesian model averaging, Hoeting et al. 1999; neighbours weighed by validation loss: Zhang et al. 2021,
+    "Personalized Federated Learning with First Order Model Optimization")."""
+    best = min(losses)
+    raw = [w * exp(best - loss) for w, loss in zip(weights, losses, strict=True)]
+    return [w / sum(raw) for w in raw]
+
+
+AGGREGATES: Final[Mapping[str, tuple[Reweigh | None, str]]] = {
+    "mean": (None, "the weights of W"),
+    "by-loss": (by_loss, "W times exp(-loss) of each model on this node's validation data"),
+}
+
+
+def aggregate(name: str) -> Reweigh | None:
+    """What `algorithm.aggregate` names; None: the plain mean. A user's own `module:function` is a `Reweigh`;
+    what it returns is checked when it is used. Raises ConfigError."""
+    if name in AGGREGATES:
+        return AGGREGATES[name][0]
+    if not plugin.is_plugin(name):
+        right = f"one of {', '.join(AGGREGATES)}, or module:function"
+        raise ConfigError(Problem("algorithm.aggregate", f"no aggregate {name!r}", right))
+    function = cast(Reweigh, plugin.load(name, "algorithm.aggregate"))
+
+    def checked(weights: Sequence[float], losses: Sequence[float]) -> list[float]:
+        found = [float(w) for w in function(weights, losses)]
+        if len(found) != len(weights) or not all(isfinite(w) and w >= 0 for w in found) or not sum(found) > 0:
+            wrong = f"{name} returned {found} for {len(weights)} models"
+            raise ConfigError(
+                Problem("algorithm.aggregate", wrong, "a weight of at least 0 for each, not all 0")
+            )
+        return [w / sum(found) for w in found]
+
+    return checked

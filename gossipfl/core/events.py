@@ -70,11 +70,18 @@ class PeerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Halt:
+    """This node has seen enough: the swarm may end after `round` rounds."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has reached the machine's deadline."""
 
 
-Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Tick
+Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,4 +100,11 @@ class Push:
     payload: Vectors
 
 
-Message = Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The swarm ends after so many rounds, as far as the sender knows; whoever hears of it passes it on."""
+
+    round: int
+
+
+Message = Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push | Stop

@@ -11,6 +11,7 @@ describes these bytes.
     answer   [8, number, part, offset]          + such a chunk
     decline  [9, number]
     push     [10, number, age, part, offset]    + such a chunk
+    stop     [11, round]
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from gossipfl.core.messages import (
     Nothing,
     Push,
     Refuse,
+    Stop,
     Vectors,
     Welcome,
 )
@@ -40,7 +42,7 @@ from gossipfl.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH = range(1, 11)
+HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = range(1, 12)
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: A frame's limit on the connection: a chunk and a little.
@@ -55,10 +57,14 @@ Frames = tuple[Buffer, ...]
 
 
 class Layout(NamedTuple):
-    """What a payload looks like: (elements, dtype) of each of its parts. Both ends know it from the model
-    they have."""
+    """What a payload looks like: (elements, dtype) of each tensor in it. Both ends know it from the model
+    they have.
+
+    below: for each of them 0, or the bound of indices: they ascend, from 0 on, and are less. Empty: all 0.
+    """
 
     parts: tuple[tuple[int, torch.dtype], ...]
+    below: tuple[int, ...] = ()
 
 
 class Carrier(NamedTuple):
@@ -109,6 +115,8 @@ def encode(message: Message, who: Who) -> Iterator[Frames]:
             yield (_pack([NONE, round, counted]),)
         case Decline(number):
             yield (_pack([DECLINE, number]),)
+        case Stop(round):
+            yield (_pack([STOP, round]),)
         case Data(round, counted, payload):
             yield from _chunks((DATA, round, counted), payload)
         case Ask(number, payload):
@@ -216,19 +224,22 @@ class Decoder:
         if kind == DECLINE:
             _expect(fields, 2, "decline")
             return Decline(_integers(fields[1:], "number")[0]), None
+        if kind == STOP:
+            _expect(fields, 2, "stop")
+            return Stop(_integers(fields[1:], "round")[0]), None
         if kind == REFUSE:
             _expect(fields, 3, "refuse")
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 10")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11")
 
     def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
         kind, round, part, offset = at
         expected = self._at or (kind, round, 0, 0)
         if at != expected:
-            got, due = CARRIERS[kind].name, CARRIERS[expected[0]].name
-            raise RemoteProtocolError(f"chunk {at[1:]} of {got} where {expected[1:]} of {due} was due")
+            name, wanted = CARRIERS[kind].name, CARRIERS[expected[0]].name
+            raise RemoteProtocolError(f"chunk {at[1:]} of {name} where {expected[1:]} of {wanted} was due")
         if part >= len(self.layout.parts):
             raise RemoteProtocolError(f"part {part} of a payload of {len(self.layout.parts)}")
         elements, dtype = self.layout.parts[part]
@@ -247,6 +258,8 @@ class Decoder:
         if offset + got < size:
             self._at = (kind, round, part, offset + got)
             return None
+        if self.layout.below:
+            _indices(self._parts[part], self.layout.below[part], part)
         if part + 1 < len(self.layout.parts):
             self._at = (kind, round, part + 1, 0)
             return None
@@ -258,6 +271,13 @@ def _finite(values: Tensor, part: int) -> None:
     # A finite sum proves finite values in one pass; only a sum that overflows needs the second.
     if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise RemoteProtocolError(f"part {part} of a payload holds NaN or Inf")
+
+
+def _indices(values: Tensor, below: int, part: int) -> None:
+    if not below or not len(values):
+        return
+    if values[0] < 0 or values[-1] >= below or not (values[1:] > values[:-1]).all():
+        raise RemoteProtocolError(f"part {part} of a payload: indices do not ascend from 0 to {below - 1}")
 
 
 class Beat(NamedTuple):

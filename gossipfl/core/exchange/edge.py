@@ -3,6 +3,10 @@
 An edge counts in round t iff both ends decided DATA for t. Decisions are irrevocable; payloads are delivered
 exactly once and in order; each message says through which round its sender has counted, and at most `WINDOW`
 payloads of an edge are neither counted nor refused by the peer.
+
+An edge that may carry data only one way (`arcs`) counts arc by arc: a payload counts when it arrives, however
+late, and its sender keeps it until that is acknowledged. The end that sends nothing says so each round, which
+is its acknowledgement.
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ WINDOW: Final = 2
 
 
 class Flow(NamedTuple):
-    """A late payload that counts after all: what the peer sent and what this end sent in round `round`."""
+    """A payload that counts: what the peer sent and what this end had of its own in round `round` (None on an
+    arc where that is not known any more). As they travelled, coded."""
 
     peer: int
     round: int
     theirs: Vectors
-    mine: Vectors
-    weight: float
+    mine: Vectors | None
+    weight: float | None = None  # what this end gives the peer; None on an arc: as the round's row says
 
 
 @dataclass(slots=True)
@@ -39,6 +44,7 @@ class Edge:
     """The state of one end. Rounds are -1 before the first."""
 
     peer: int
+    arcs: bool = False  # each direction counts for itself
     heard: int = -1  # last round heard of from the peer
     counted: int = -1  # counted through this round
     acked: int = -1  # the peer has counted through this round of mine
@@ -50,15 +56,19 @@ class Edge:
     peer_inc: int | None = None
     out: dict[int, Sent] = field(default_factory=dict)
     inbox: dict[int, Vectors] = field(default_factory=dict)
+    owed: dict[int, Vectors] = field(
+        default_factory=dict
+    )  # arcs: the own payload of rounds without the peer's
 
     # ------------------------------------------------------------------ rounds
 
-    def decide(self, round: int) -> None:
-        """Will this end send its payload of `round`? Not before everything open on the edge is settled."""
+    def decide(self, round: int, sends: bool = True) -> None:
+        """Will this end send its payload of `round`? Not before everything open on the edge is settled, and
+        only if an arc leads there (`sends`)."""
         unanswered = any(t > self.heard for t in self.out)
         unacknowledged = sum(t > self.acked for t in self.out) > WINDOW - 1
-        refused = self.heard >= round and round not in self.inbox
-        self.plan = self.up and not (unanswered or unacknowledged or refused)
+        refused = not self.arcs and self.heard >= round and round not in self.inbox
+        self.plan = sends and self.up and not (unanswered or unacknowledged or refused)
 
     def emit(self, round: int, payload: Vectors, weight: float) -> Message:
         """The message of this round. A line that broke since the decision does not change it: it is sent
@@ -70,14 +80,20 @@ class Edge:
         return Data(round, self.counted, payload)
 
     def counts(self, round: int) -> bool:
-        """Both ends gave DATA for this round and both payloads are here."""
+        """Both ends gave DATA for this round and both payloads are here (of an arc: the payload is)."""
+        if self.arcs:
+            return round in self.inbox
         return round in self.inbox and round in self.out and not self.out[round].settled
 
     def settle(self, through: int) -> list[Flow]:
         """Take the pairs of payloads up to and including a round; each is counted once. Ascending rounds."""
         flows = []
         for t in sorted(t for t in self.inbox if t <= through):
-            theirs, mine = self.inbox.pop(t), self.out.get(t)
+            theirs = self.inbox.pop(t)
+            if self.arcs:
+                flows.append(Flow(self.peer, t, theirs, self.owed.pop(t, None)))
+                continue
+            mine = self.out.get(t)
             if mine is not None and not mine.settled:
                 mine.settled = True
                 flows.append(Flow(self.peer, t, theirs, mine.payload, mine.weight))
@@ -88,7 +104,19 @@ class Edge:
         self.counted = max(self.counted, min(self.heard, round))
         self._drop(self.counted)
 
+    def owe(self, round: int, payload: Vectors) -> None:
+        """The round closes without the peer's payload, which may still come: keep what this end had. No more
+        than `WINDOW` can be under way."""
+        if len(self.owed) < WINDOW and self.heard < round:
+            self.owed[round] = payload
+
     def _drop(self, through: int) -> None:
+        if self.arcs:
+            for t in [t for t in self.out if t <= self.acked]:
+                del self.out[t]
+            for t in [t for t in self.owed if t <= self.heard and t not in self.inbox]:
+                del self.owed[t]
+            return
         for t in [t for t, s in self.out.items() if t <= through and (not s.settled or t <= self.acked)]:
             del self.out[t]
 
@@ -119,6 +147,7 @@ class Edge:
         if not lineage:  # one of the two does not remember the other: both forget the edge
             self.out.clear()
             self.inbox.clear()
+            self.owed.clear()
             self.plan = False
             self.heard = self.counted = hello.sent
             self.acked = heard = self.sent

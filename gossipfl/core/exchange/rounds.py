@@ -16,13 +16,15 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from gossipfl.core.aggregate import Row, ordered_sum
+from gossipfl.core.aggregate import Row
+from gossipfl.core.codecs import Packing
 from gossipfl.core.events import (
     Adopt,
     Begin,
     Effect,
     Event,
     Finished,
+    Halt,
     Note,
     PeerDown,
     PeerUp,
@@ -34,6 +36,7 @@ from gossipfl.core.events import (
     Trained,
 )
 from gossipfl.core.exchange.edge import Edge, Flow
+from gossipfl.core.exchange.intake import Intake, Own, Terms, inbox, inbox_by_link, links, own
 from gossipfl.core.messages import (
     LAST,
     Answer,
@@ -41,13 +44,15 @@ from gossipfl.core.messages import (
     Data,
     Decline,
     Hello,
+    Message,
     Nothing,
     Push,
     Refuse,
+    Stop,
     Vectors,
     Welcome,
 )
-from gossipfl.core.rules.base import Inbox, Rule, State, Turn
+from gossipfl.core.rules.base import Rule, State, Turn
 from gossipfl.errors import LocalProtocolError
 
 if TYPE_CHECKING:
@@ -75,9 +80,12 @@ class Rounds:
         neighbors: tuple[int, ...],
         rounds: int,
         about: Mapping[str, object],
+        terms: Terms | None = None,
     ) -> None:
-        self.edges: dict[int, Edge] = {j: Edge(j) for j in sorted(neighbors)}
+        self._terms = terms or Terms(Packing(rule.sends))
+        self.edges: dict[int, Edge] = {j: Edge(j, self._terms.arcs) for j in sorted(neighbors)}
         self.round = 0
+        self.stop = LAST  # the swarm ends after so many rounds, as far as is known
         self.phase = Phase.MEETING
         self.refused: str | None = None
         self._rule, self._row, self._rounds, self._about = rule, row, rounds, about
@@ -86,8 +94,9 @@ class Rounds:
         self._state: State = ()
         self._x: Tensor | None = None
         self._after: Tensor | None = None
-        self._payload: Vectors = ()
+        self._own = Own()
         self._turn = Turn(0, 1.0)
+        self._last: tuple[State, Intake] = ((), Intake(Row(0, ()), {}))  # what the last round was made of
 
     # ------------------------------------------------------------------ what a driver asks
 
@@ -103,6 +112,8 @@ class Rounds:
                 return self._down(event)
             case Begin(x):
                 return self._begin(x)
+            case Halt(round):
+                return self._halt(round)
             case Tick():
                 return []
             case Trained():
@@ -111,13 +122,18 @@ class Rounds:
     def deadline(self) -> float | None:
         return None
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds there will be, as far as is known."""
+        return min(self._rounds, self.stop)
+
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone: who is waited for before round 0."""
         return tuple(j for j, e in self.edges.items() if not (e.up or e.gone))
 
     def silent(self) -> tuple[int, ...]:
         """The neighbours whose word for the current round is still missing."""
-        active = set(self._row(self.round).neighbors)
+        active = set(self._row(self.round).active)
         return tuple(j for j, e in self.edges.items() if j in active and e.up and e.heard < self.round)
 
     # ------------------------------------------------------------------ rounds
@@ -125,104 +141,160 @@ class Rounds:
     def _begin(self, x: Tensor) -> list[Effect]:
         if self.phase is not Phase.MEETING:
             raise LocalProtocolError(f"Begin in phase {self.phase.name}")
+        if self._rule.per_link:
+            self._turn = self._turn._replace(links=links(self._row(0), self._terms.nodes, x))
         self._state = self._rule.init(x, self._turn)
         return self._open_round(x)
 
     def _open_round(self, x: Tensor) -> list[Effect]:
-        if self.round >= self._rounds:
+        if self.round >= self.rounds:
             self.phase = Phase.LEAVING
             return [*self._goodbyes(), *self._leave()]
         self.phase, self._x, self._after = Phase.TRAINING, x, None
-        for j in self._row(self.round).neighbors:
-            self.edges[j].decide(self.round)
+        row = self._row(self.round)
+        for j in row.active:
+            self.edges[j].decide(self.round, j in row.receivers)
         if not self._rule.early:
             return []
         return self._emit(x, x, 1.0)
 
     def _emit(self, x: Tensor, after: Tensor, ratio: float) -> list[Effect]:
-        self._turn = Turn(self.round, ratio)
-        self._payload = self._rule.emit(self._state, x, after, self._turn)
-        effects: list[Effect] = []
-        if not self._payload:
-            return effects
-        for j, weight in self._row(self.round).weights:
-            edge = self.edges.get(j)
-            if edge is not None:
-                message = edge.emit(self.round, self._payload, weight)
-                if edge.up and edge.session is not None:
-                    effects.append(Send(j, edge.session, message))
+        self._turn = self._turn._replace(round=self.round, ratio=ratio)
+        self._own = own(self._rule.emit(self._state, x, after, self._turn), self._terms.packing)
+        if not self._own.payload:
+            return []
+        row, effects = self._row(self.round), list[Effect]()
+        for j in row.active:
+            edge = self.edges[j]
+            message = edge.emit(self.round, self._outgoing(row, j), row.weight(j))
+            effects += self._to(edge, message)
         return effects
+
+    def _outgoing(self, row: Row, peer: int) -> Vectors:
+        """What travels to a neighbour: the payload, or its line of a per-link one."""
+        if not self._rule.per_link:
+            return self._own.coded
+        line = row.neighbors.index(peer)
+        return tuple(z[line] for z in self._own.coded)
 
     def _stepped(self, event: Stepped) -> list[Effect]:
         if self.phase is not Phase.TRAINING:
             raise LocalProtocolError(f"Stepped in phase {self.phase.name}")
         self._x, self._after = event.x, event.after
         effects = [] if self._rule.early else self._emit(event.x, event.after, event.ratio)
-        self._turn = Turn(self.round, event.ratio)
+        self._turn = self._turn._replace(round=self.round, ratio=event.ratio)
         self.phase = Phase.WAITING
         return effects + self._close_if_ready()
 
     def _close_if_ready(self) -> list[Effect]:
         effects: list[Effect] = []
-        if self.phase is Phase.WAITING and (not self._payload or not self.silent()):
+        if self.phase is Phase.WAITING and (not self._own.payload or not self.silent()):
             effects += self._close()
         return effects
 
     def _close(self) -> list[Effect]:
-        assert self._x is not None and self._after is not None
         row, round = self._row(self.round), self.round
-        counted = tuple(j for j in row.neighbors if self._payload and self.edges[j].counts(round))
-        arrived = {j: self.edges[j].inbox[round] for j in counted}
-        flows = [f for e in self.edges.values() for f in e.settle(round) if f.round < round]
-        mixed = self._mix(row.without(frozenset(row.neighbors) - frozenset(counted)), arrived, flows)
-        x, self._state = self._rule.absorb(
-            self._state, self._x, self._after, Inbox(mixed, self._payload), self._turn
-        )
-        effects: list[Effect] = [Adopt(round, x, self._payload, mixed, counted)]
-        if self._payload:
-            effects += [Note("skip", j, round=round) for j in row.neighbors if j not in counted]
-        effects += [Note("correction", f.peer, round=f.round) for f in flows]
+        intake = self._take(row)
+        self._last = (self._state, intake)
+        adopt, self._state = self._absorb()
+        effects: list[Effect] = [adopt]
+        if self._own.payload:
+            absent = [j for j in row.neighbors if j not in intake.arrived]
+            effects += [Note("skip", j, round=round) for j in absent]
+            if self._terms.arcs and not self._terms.columns:
+                for j in absent:
+                    self.edges[j].owe(round, self._own.coded)
+        effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
         for edge in self.edges.values():
             edge.release(round)
         self.round += 1
-        return effects + self._open_round(x)
+        if self.round < self.rounds:
+            self._last = ((), Intake(row, {}))  # let go of what was received
+        return effects + self._open_round(adopt.x)
 
-    def _mix(self, row: Row, arrived: Mapping[int, Vectors], flows: list[Flow]) -> Vectors:
-        mixed = []
-        for k, own in enumerate(self._payload):
-            total = ordered_sum([(w, own if j == row.node else arrived[j][k]) for j, w in row.weights])
-            for flow in flows:
-                total += (flow.theirs[k] - flow.mine[k]) * flow.weight
-            mixed.append(total)
-        return tuple(mixed)
+    def _take(self, row: Row) -> Intake:
+        """Everything that counts when this round closes."""
+        arrived, late = dict[int, Vectors](), list[Flow]()
+        for edge in self.edges.values():
+            for flow in edge.settle(self.round):
+                if flow.round == self.round:
+                    arrived[flow.peer] = self._decoded(flow.theirs)
+                else:
+                    late.append(self._late(flow))
+        withheld = frozenset(j for j in row.receivers if not self.edges[j].plan)
+        return Intake(row, arrived, tuple(late), withheld)
+
+    def _decoded(self, coded: Vectors) -> Vectors:
+        return self._terms.packing.unpack(coded, self._own.payload)
+
+    def _late(self, flow: Flow) -> Flow:
+        """A flow of an earlier round, decoded, with its weight."""
+        weight = self._row(flow.round).weight(flow.peer) if flow.weight is None else flow.weight
+        mine = None if flow.mine is None else self._decoded(flow.mine)
+        return Flow(flow.peer, flow.round, self._decoded(flow.theirs), mine, weight)
+
+    def _absorb(self) -> tuple[Adopt, State]:
+        """What comes of the last round's intake."""
+        assert self._x is not None and self._after is not None
+        state, intake = self._last
+        box = (
+            inbox_by_link(self._own, intake) if self._rule.per_link else inbox(self._terms, self._own, intake)
+        )
+        x, state = self._rule.absorb(state, self._x, self._after, box, self._turn)
+        given, got = self._own.payload, box.mixed
+        if self._rule.sends and (self._rule.per_link or self._rule.sends[0].kind != "vector"):
+            given, got = (self._after,), (x,)
+        return Adopt(self._turn.round, x, given, got, tuple(sorted(intake.arrived))), state
 
     # ------------------------------------------------------------------ leaving
+
+    def _halt(self, round: int, heard_from: int = -1) -> list[Effect]:
+        """The swarm ends after `round` rounds, if nothing earlier is known: pass it on."""
+        if round >= self.stop:
+            return []
+        self.stop = round
+        return [
+            e for edge in self.edges.values() if edge.peer != heard_from for e in self._to(edge, Stop(round))
+        ]
 
     def _goodbyes(self) -> list[Effect]:
         effects: list[Effect] = []
         for edge in self.edges.values():
             edge.sent, edge.plan = LAST, False
-            if edge.up and edge.session is not None:
-                effects.append(Send(edge.peer, edge.session, Nothing(LAST, edge.counted)))
+            effects += self._to(edge, Nothing(LAST, edge.counted))
         return effects
 
     def _leave(self) -> list[Effect]:
         """Late payloads still count; the node leaves when every neighbour that lives has what it was sent."""
         effects: list[Effect] = []
+        late: list[Flow] = []
         for edge in self.edges.values():
-            for flow in edge.settle(LAST):
-                effects.append(Shift((flow.theirs[0] - flow.mine[0]) * flow.weight))
-                effects.append(Note("correction", flow.peer, round=flow.round))
+            late += [self._late(flow) for flow in edge.settle(LAST)]
             before = edge.counted
             edge.release(LAST)
-            if before < edge.counted < LAST and edge.up and edge.session is not None:
-                effects.append(Send(edge.peer, edge.session, Nothing(LAST, edge.counted)))
+            if before < edge.counted < LAST:
+                effects += self._to(edge, Nothing(LAST, edge.counted))
+        if late:
+            effects += self._shift(late)
         if all(e.gone or not e.out for e in self.edges.values()):
             self.phase = Phase.LEFT
             effects.append(Finished())
         return effects
 
+    def _shift(self, late: list[Flow]) -> list[Effect]:
+        """The last round once more, with what has come too late for it."""
+        state, intake = self._last
+        before, _ = self._absorb()
+        self._last = (state, intake._replace(late=(*intake.late, *late)))
+        after, _ = self._absorb()
+        notes = [Note("correction", f.peer, round=f.round) for f in late]
+        return [Shift(after.x - before.x), *notes]
+
     # ------------------------------------------------------------------ sessions
+
+    def _to(self, edge: Edge, message: Message) -> list[Effect]:
+        """Send, if there is a line."""
+        return [Send(edge.peer, edge.session, message)] if edge.up and edge.session is not None else []
 
     def _greeting(self, kind: type[Hello], edge: Edge, session: int) -> Hello:
         return kind(session, self._inc, edge.peer_inc, edge.heard, edge.acked, edge.sent, self._about)
@@ -248,6 +320,8 @@ class Rounds:
                 if self.phase is Phase.LEAVING:
                     return self._leave()
                 return self._close_if_ready()
+            case Stop(round):
+                return self._halt(round, event.peer)
             case Ask() | Answer() | Decline() | Push():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
@@ -271,7 +345,10 @@ class Rounds:
         effects: list[Effect] = []
         if answer:
             effects.append(Send(peer, event.session, self._greeting(Welcome, edge, event.session)))
-        effects += [Send(peer, event.session, m) for m in edge.meet(hello, self._inc)]
+        owed = edge.meet(hello, self._inc)
+        if self.stop < LAST:
+            effects += self._to(edge, Stop(self.stop))
+        effects += [Send(peer, event.session, m) for m in owed]
         effects.append(Note("peer_up", peer))
         return effects + self._close_if_ready()
 

@@ -1,0 +1,114 @@
+"""What a round brought to one node -> the inbox of its rule: decoded, weighed, summed by node index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from gossipfl.core.aggregate import Reweigh, Row, ordered_sum
+from gossipfl.core.codecs import Packing
+from gossipfl.core.exchange.edge import Flow
+from gossipfl.core.messages import Vectors
+from gossipfl.core.rules.base import Inbox, Links
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Terms(NamedTuple):
+    """What the payloads of a run go through beside W; the same at every node, but for `score`."""
+
+    packing: Packing
+    nodes: int = 0  # in the whole graph; per-link rules ask for it
+    arcs: bool = False  # edges may carry data one way only
+    columns: bool = False  # W's columns sum to one: what does not travel stays with its sender
+    reweigh: Reweigh | None = None  # weights by how well each model does here
+    score: Callable[[Tensor], float] | None = None  # x [d] -> its loss on this node's validation data
+
+
+class Own(NamedTuple):
+    """The node's own payload: as the rule made it, as it travels, and as the others decode it."""
+
+    payload: Vectors = ()
+    coded: Vectors = ()
+    sent: Vectors = ()
+
+
+def own(payload: Vectors, packing: Packing) -> Own:
+    """A payload in its three forms."""
+    coded = packing.pack(payload)
+    return Own(payload, coded, packing.unpack(coded, payload))
+
+
+class Intake(NamedTuple):
+    """What counts in a round: the row of those that do, and what they sent, by node, as decoded.
+
+    late: payloads of earlier rounds that count now, decoded, their weights filled in. withheld: to whom the
+    own payload was not sent though an arc leads there.
+    """
+
+    row: Row
+    arrived: Mapping[int, Vectors]
+    late: tuple[Flow, ...] = ()
+    withheld: frozenset[int] = frozenset()
+
+
+def inbox(terms: Terms, mine: Own, intake: Intake) -> Inbox:
+    """The mixed payload: what is missing is weighed as its sender or this node keeps it, what is late enters
+    too."""
+    row = intake.row
+    missing = frozenset(row.neighbors) - intake.arrived.keys()
+    row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
+    if terms.reweigh is not None and terms.score is not None:
+        row = _by_score(row, mine, intake.arrived, terms.reweigh, terms.score)
+    mixed = []
+    for k, value in enumerate(mine.sent):
+        total = ordered_sum([(w, value if j == row.node else intake.arrived[j][k]) for j, w in row.weights])
+        for flow in intake.late:
+            if terms.columns:
+                total += flow.theirs[k] * (flow.weight or 0.0)
+            elif flow.mine is not None:
+                total += (flow.theirs[k] - flow.mine[k]) * (flow.weight or 0.0)
+        mixed.append(total)
+    return Inbox(terms.packing.settle(mine.payload, mine.sent, tuple(mixed)), mine.sent)
+
+
+def _by_score(
+    row: Row,
+    mine: Own,
+    arrived: Mapping[int, Vectors],
+    reweigh: Reweigh,
+    score: Callable[[Tensor], float],
+) -> Row:
+    """The same row with the weights that `reweigh` makes of the models' losses here."""
+    losses = [score(mine.sent[0] if j == row.node else arrived[j][0]) for j, _ in row.weights]
+    weights = reweigh([w for _, w in row.weights], losses)
+    return row._replace(weights=tuple((j, w) for (j, _), w in zip(row.weights, weights, strict=True)))
+
+
+def inbox_by_link(mine: Own, intake: Intake) -> Inbox:
+    """Arrivals aligned with the links (the row's neighbours, ascending): the newest of each; a link that
+    brought nothing does not count."""
+    order = {j: k for k, j in enumerate(intake.row.neighbors)}
+    newest = {f.peer: f.theirs for f in sorted(intake.late, key=lambda f: f.round)} | dict(intake.arrived)
+    each = tuple(z.new_zeros(z.shape) for z in mine.payload)
+    counted = mine.payload[0].new_zeros((len(order), 1)).bool()
+    for j, payload in newest.items():
+        counted[order[j]] = True
+        for whole, value in zip(each, payload, strict=True):
+            whole[order[j]] = value
+    return Inbox((), mine.sent, each, None if counted.all() else counted)
+
+
+def links(row: Row, nodes: int, x: Tensor) -> Links:
+    """One node's edges; x `[d]` tells number type and device."""
+    count = len(row.neighbors)
+
+    def gather(z: Tensor) -> Tensor:
+        total = z.new_zeros(z.shape[1:])
+        for value in z:
+            total += value
+        return total
+
+    weights: Sequence[float] = [w for j, w in row.weights if j != row.node]
+    return Links(lambda z: z.expand(count, *z.shape), gather, x.new_tensor(weights).unsqueeze(-1), nodes)
