@@ -24,7 +24,6 @@ LATER_KEYS = frozenset(
         "swarm.tensorboard",
         "algorithm.aggregate",
         "algorithm.on_death",
-        "algorithm.replay",
         "wire.codec",
         "wire.dtype",
         "wire.deadline",
@@ -33,7 +32,6 @@ LATER_KEYS = frozenset(
     }
 )
 LATER_VALUES = {
-    "algorithm.exchange": ("pairwise", "push"),
     "wire.transport": ("shm",),
     "data.partition": ("local",),
 }
@@ -171,6 +169,14 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         wrong = f"is {train.cosine_min}, above train.lr"
         involved = frozenset({"train.lr_schedule", "train.cosine_min", "train.lr"})
         yield involved, Problem("train.cosine_min", wrong, f"at most train.lr, which is {train.lr}")
+    beyond = [key for key in config.network.slow if not key.isdecimal() or int(key) >= config.swarm.nodes]
+    if beyond:
+        right = f"node indices are 0 to {config.swarm.nodes - 1}"
+        yield frozenset({"network.slow"}), Problem("network.slow", f"there is no node {beyond[0]}", right)
+    if algorithm.exchange == "push" and algorithm.every != 1:
+        wrong = f"is {algorithm.every}, and push sends on a timer"
+        involved = frozenset({"algorithm.every", "algorithm.exchange"})
+        yield involved, Problem("algorithm.every", wrong, "leave it at 1 and set algorithm.period")
     if data.partition == "file" and not data.file:
         involved = frozenset({"data.partition", "data.file"})
         right = "a JSON file with a list of lists of sample indices, one a node"

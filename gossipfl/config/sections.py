@@ -7,6 +7,7 @@ from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
@@ -38,6 +39,16 @@ def _known(names: tuple[str, ...]) -> Callable[[str], str]:
         return value
 
     return check
+
+
+def _spell(value: float | str) -> float | str:
+    """A spell of time: a number above 0, or a text such as "0.2s"."""
+    text = value.removesuffix("s") if isinstance(value, str) and value.endswith("s") else value
+    if isinstance(text, str) and (text is value or not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text)):
+        raise ValueError("no seconds")
+    if not float(text) > 0:
+        raise ValueError("not above 0")
+    return value
 
 
 Name = Annotated[
@@ -76,6 +87,15 @@ Patterns = Annotated[
 
 class Section(BaseModel):
     """A table of swarm.toml: frozen, no silent conversion (`"8"` is no number), no infinities."""
+Period = Annotated[
+    float | str,
+    AfterValidator(_spell),
+    Expected('a number above 0 (of the node\'s own local phases), or seconds such as "0.2s"'),
+]
+Slow = Annotated[
+    dict[str, Annotated[float, Field(gt=0)]],
+    Expected("node = FACTOR by node index, such as {3 = 10.0}"),
+]
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -99,7 +119,8 @@ class Swarm(Section):
     rounds: int = Field(
         100,
         ge=1,
-        description="Rounds to run; a round is one local phase and, every `every`-th, one exchange.",
+        description="Rounds to run; a round is one local phase and, every `every`-th, one exchange. "
+        "Asynchronous exchanges count each node's local phases.",
     )
     seed: int = Field(
         0,
@@ -144,8 +165,19 @@ class Algorithm(OpenSection):
     rule: RuleSpec = Field(
         "dpsgd", description='What is sent and how it is taken in: a rule\'s name or "module:function".'
     )
-    exchange: Literal["rounds"] = Field(
-        "rounds", description="When to send and what to wait for; rounds: each round, all neighbors."
+    exchange: Literal["rounds", "pairwise", "push"] = Field(
+        "rounds",
+        description="When to send and what to wait for; rounds: each round, all neighbors; pairwise: one "
+        "neighbor now and then, both take the mean; push: on a timer to one neighbor, nobody waits.",
+    )
+    period: Period = Field(
+        1.0, description='push: time between two ticks, in the node\'s own local phases or seconds ("0.2s").'
+    )
+    replay: str = Field(
+        "",
+        description="The folder of an asynchronous run of real processes whose order of meetings the event "
+        "engine repeats, to the same bits.",
+        json_schema_extra=LOCAL,
     )
     local_steps: int = Field(
         1, ge=0, description="Optimizer steps in a local phase; 0 if they are counted by local_epochs."
@@ -153,6 +185,11 @@ class Algorithm(OpenSection):
     local_epochs: int = Field(
         0, ge=0, description="Passes over the node's own data in a local phase; 0: counted by local_steps."
     )
+    @property
+    def title(self) -> str:
+        """The graph as one word; a cycle of graphs with arrows."""
+        return self.graph if isinstance(self.graph, str) else " > ".join(self.graph)
+
     every: int = Field(1, ge=1, description="Exchange after every so many local phases.")
     buffers: Literal["average", "local"] = Field(
         "average",
@@ -256,4 +293,9 @@ class Network(Section):
     )
     compute: float = Field(
         0.01, ge=0, description="Virtual seconds that a local optimizer step takes.", json_schema_extra=LOCAL
+    )
+    slow: Slow = Field(
+        default_factory=dict,
+        description="Stragglers: node index = how many times longer its steps take.",
+        json_schema_extra=LOCAL,
     )

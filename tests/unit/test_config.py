@@ -72,6 +72,40 @@ def test_no_source_gives_the_documented_defaults(tmp_path: Path) -> None:
     assert load_config(file) == load_config()
 
 
+@pytest.mark.parametrize("period", [0.5, 2, "0.25s", "3s"])
+def test_a_period_is_a_number_of_local_phases_or_seconds(period: object, tmp_path: Path) -> None:
+    config = load_config(None, {"algorithm.period": period})
+
+    assert config.algorithm.period == period
+    assert load_config(None, [f"algorithm.period={period}"]) == config
+    file = tmp_path / "swarm.toml"
+    file.write_text(config.to_toml())
+    assert load_config(file) == config
+
+
+@pytest.mark.parametrize("period", [0, -1.0, "0s", "s", "fast", "1m", "1e3s", True])
+def test_any_other_period_is_refused(period: object) -> None:
+    assert "local phases" in mistakes(None, {"algorithm.period": period})["algorithm.period"]
+
+
+def test_slow_nodes_are_named_by_index_and_exist(tmp_path: Path) -> None:
+    config = load_config(None, ["network.slow.3=10", "network.slow.0=1.5"])
+
+    assert config.network.slow == {"3": 10, "0": 1.5}
+    file = tmp_path / "swarm.toml"
+    file.write_text(config.to_toml())
+    assert load_config(file) == config
+    assert "there is no node 8" in mistakes(None, {"network.slow": {"8": 2.0}})["network.slow"]
+    assert "there is no node bob" in mistakes(None, {"network.slow": {"bob": 2.0}})["network.slow"]
+    assert "node = FACTOR" in mistakes(None, {"network.slow": {"3": 0.0}})["network.slow"]
+
+
+def test_push_keeps_time_by_its_period_alone() -> None:
+    found = mistakes(None, {"algorithm.exchange": "push", "algorithm.every": 3})
+
+    assert "algorithm.period" in found["algorithm.every"]
+
+
 def test_a_config_is_frozen() -> None:
     config = load_config()
 
@@ -164,8 +198,6 @@ def test_a_key_of_a_later_version_says_so(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("algorithm.exchange", "pairwise"),
-        ("algorithm.exchange", "push"),
         ("wire.transport", "shm"),
         ("data.partition", "local"),
     ],
@@ -354,7 +386,7 @@ def test_the_callers_mapping_is_left_alone() -> None:
 
 @pytest.mark.parametrize("key", sorted(LOCAL_KEYS - {"train.device"}))
 def test_a_machines_own_keys_do_not_change_the_digest(key: str) -> None:
-    value = "x" if key == "data.path" else 7
+    value = {"data.path": "x", "algorithm.replay": "x", "network.slow": {"3": 7.0}}.get(key, 7)
 
     assert load_config(None, {key: value}).digest() == load_config().digest()
 
@@ -362,6 +394,7 @@ def test_a_machines_own_keys_do_not_change_the_digest(key: str) -> None:
 def test_the_documented_local_keys_are_local() -> None:
     assert {key for key in LOCAL_KEYS if not key.startswith("network.")} == {
         "swarm.start_timeout",
+        "algorithm.replay",
         "train.batch",
         "train.device",
         "data.path",
