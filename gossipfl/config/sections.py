@@ -77,6 +77,15 @@ OptimizerName = Annotated[
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), Expected('"auto", "cpu", "cuda", "cuda:1" or "mps"')
 ]
+Period = Annotated[
+    float | str,
+    AfterValidator(_spell),
+    Expected('a number above 0 (of the node\'s own local phases), or seconds such as "0.2s"'),
+]
+Slow = Annotated[
+    dict[str, Annotated[float, Field(gt=0)]],
+    Expected("node = FACTOR by node index, such as {3 = 10.0}"),
+]
 Patterns = Annotated[
     tuple[str, ...],
     BeforeValidator(_tuple),
@@ -87,15 +96,6 @@ Patterns = Annotated[
 
 class Section(BaseModel):
     """A table of swarm.toml: frozen, no silent conversion (`"8"` is no number), no infinities."""
-Period = Annotated[
-    float | str,
-    AfterValidator(_spell),
-    Expected('a number above 0 (of the node\'s own local phases), or seconds such as "0.2s"'),
-]
-Slow = Annotated[
-    dict[str, Annotated[float, Field(gt=0)]],
-    Expected("node = FACTOR by node index, such as {3 = 10.0}"),
-]
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -158,6 +158,11 @@ class Topology(Section):
         False, description="Run on a graph that is not connected, where consensus cannot be reached."
     )
 
+    @property
+    def title(self) -> str:
+        """The graph as one word; a cycle of graphs with arrows."""
+        return self.graph if isinstance(self.graph, str) else " > ".join(self.graph)
+
 
 class Algorithm(OpenSection):
     """The rule and when it exchanges; the rule's own keys (gamma, lazy, beta, ...) stand beside these."""
@@ -185,11 +190,6 @@ class Algorithm(OpenSection):
     local_epochs: int = Field(
         0, ge=0, description="Passes over the node's own data in a local phase; 0: counted by local_steps."
     )
-    @property
-    def title(self) -> str:
-        """The graph as one word; a cycle of graphs with arrows."""
-        return self.graph if isinstance(self.graph, str) else " > ".join(self.graph)
-
     every: int = Field(1, ge=1, description="Exchange after every so many local phases.")
     buffers: Literal["average", "local"] = Field(
         "average",
