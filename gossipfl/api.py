@@ -89,7 +89,10 @@ def simulate(
     summary = summarize(made, load_, outcome)
     if folder is not None and (save_models or outcome.diverged):
         saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
-    return _finish(loaded, summary, kept, outcome.x.numpy(), saving, outcome.diverged)
+    result = _finish(loaded, summary, kept, outcome.x.numpy(), saving, outcome.diverged)
+    for text in result.unsaved:
+        watch.note(text)
+    return result
 
 
 def swarm(
@@ -136,6 +139,10 @@ def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, rep
                         watch.note(f"lost {lost[-1]}")
                     if "note" in word:
                         watch.note(str(word["note"]))
+                    if "unsaved" in word:
+                        saving.failed["models"] = str(word["unsaved"])
+                    if "models" in word:
+                        models = _taken(Path(str(word["models"])))
             for record in follower.poll():
                 watch(record)
             if not {"summary", "problems", "error"} & last.keys():
@@ -143,22 +150,32 @@ def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, rep
     finally:
         shutil.rmtree(folder / ".parameters", ignore_errors=True)
         saving.attempt("metrics.jsonl", lambda: merge(folder))
-        if not (folder / "log.txt").stat().st_size:
-            (folder / "log.txt").unlink()
+        with suppress(OSError):
+            if not (folder / "log.txt").stat().st_size:
+                (folder / "log.txt").unlink()
     if "problems" in last:
         raise ConfigError([Problem(*map(str, p)) for p in _list(last["problems"])])
     if "error" in last:
         raise GossipError(str(last["error"]))
     summary = last["summary"]
     assert isinstance(summary, dict)
-    with np.load(folder / ".models.npz", allow_pickle=False) as stored:
-        models = stored["x"]
-    (folder / ".models.npz").unlink(missing_ok=True)
     records = list(read(folder / "metrics.jsonl")) if (folder / "metrics.jsonl").exists() else []
     result = _finish(config, summary, records, models, saving, last.get("diverged"), report=report)
+    for text in result.unsaved:
+        watch.note(text)
     if not summary["nodes_finished"]:
-        raise (Refused if last.get("refused") else PeerLost)(f"every node was lost: {'; '.join(lost)}")
+        more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
+        why = f"every node was lost: {'; '.join(lost[:3])}{more}"
+        raise (Refused if last.get("refused") else PeerLost)(why)
     return result
+
+
+def _taken(path: Path) -> NDArray[np.floating]:
+    """The models [n, d] that the nodes left; the file goes."""
+    with np.load(path, allow_pickle=False) as stored:
+        models: NDArray[np.floating] = stored["x"]
+    path.unlink()
+    return models
 
 
 def _check(config: Config) -> tuple[str, ...]:

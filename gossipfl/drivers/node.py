@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -33,6 +33,8 @@ from gossipfl.transport.zeromq import ZeroMQ
 
 log = logging.getLogger(__name__)
 
+#: Folder of the parameters that nodes leave, until the run is summed up.
+PARAMETERS: Final = ".parameters"
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1
 #: Heartbeats without a word from a neighbour until the node says for whom it waits.
@@ -48,6 +50,7 @@ class Place(NamedTuple):
 
     node: int
     folder: Path
+    scratch: Path  # takes what does not fit into the run's folder
     listen: str
     beats: str
     epoch: float  # time.monotonic() of the start
@@ -258,7 +261,8 @@ class Node:
 
 def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> None:
     """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
-    torch.set_num_threads(plan.config.train.threads)
+    config = plan.config
+    torch.set_num_threads(config.train.threads)
     node = Node(plan, workload, place, control)
     word: dict[str, object] = {}
     try:
@@ -266,23 +270,23 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
             try:
                 node.meet()
                 node.train()
-            except TrainingDiverged as error:
-                word = {"diverged": [error.round, error.what]}
-            except Stopped:
-                word = {"stopped": True}
             finally:
                 _keep(place, node.learner.vector)
-            if not word:
-                # The result is safe, so it is told before the goodbyes: a node that is killed now has
-                # finished.
-                node._say(_account(node))
-                node.leave()
+            # The result is safe, so it is told before the goodbyes: a node that is killed now has finished.
+            node._say(_account(node))
+            node.leave()
+    except TrainingDiverged as error:
+        word = {"diverged": [error.round, error.what]}
     except Stopped:
-        pass
+        word = {"stopped": True}
     except (PeerLost, Refused) as error:
         word = {"error": str(error), "refused": isinstance(error, Refused)}
+    except Exception as error:  # the process ends here, and a task's own code may raise anything
+        log.exception("%s: in round %d", config.names[place.node], node.rounds + 1)
+        word = {"error": f"{type(error).__name__}: {error} (in round {node.rounds + 1}; see log.txt)"}
     if word:
-        node._say({**_account(node), **word})
+        with suppress(OSError):  # there may be nobody left to be told
+            node._say({**_account(node), **word})
 
 
 def _account(node: Node) -> dict[str, object]:
@@ -295,17 +299,23 @@ def _account(node: Node) -> dict[str, object]:
     }
 
 
-def parameters_path(folder: Path, node: int) -> Path:
-    """Where a node leaves its last parameters for whoever sums the run up."""
-    return folder / ".parameters" / f"{node}.npy"
+def parameters_paths(folder: Path, scratch: Path, node: int) -> tuple[Path, Path]:
+    """Where a node leaves its last parameters for whoever sums the run up, and where if that is full."""
+    return folder / PARAMETERS / f"{node}.npy", scratch / PARAMETERS / f"{node}.npy"
 
 
 def _keep(place: Place, x: Tensor) -> None:
     """Write the parameters whole or not at all; a full disk costs the file, never the node."""
-    path = parameters_path(place.folder, place.node)
-    try:
-        with path.with_suffix(".part").open("wb") as file:
-            np.save(file, x.detach().cpu().numpy(), allow_pickle=False)
-        path.with_suffix(".part").replace(path)
-    except OSError as error:
-        log.error("%s: %s", path, error.strerror)
+    for path in parameters_paths(place.folder, place.scratch, place.node):
+        part = path.with_suffix(".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                np.save(file, x.detach().cpu().numpy(), allow_pickle=False)
+            part.replace(path)
+        except OSError as error:
+            log.error("%s: %s", path, error.strerror)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        else:
+            return

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,13 @@ from gossipfl.config import Config
 
 #: Seconds that the zygote may take to end the nodes before it is killed with all of them.
 GRACE: Final = 1.7
+#: Modules are found where the caller finds them, and nowhere else: a file `random.py` beside someone's
+#: notebook must not become everyone's `random`.
+ZYGOTE: Final = (
+    "import sys; sys.path[:] = sys.argv[1:]; from gossipfl.drivers.zygote import main; sys.exit(main())"
+)
+#: Characters that the path of a socket's folder may have (a socket's own path is limited to about a hundred).
+SHORT: Final = 80
 
 Word = Mapping[str, object]
 
@@ -32,11 +41,24 @@ class Swarm:
         self._config, self._folder, self._save_models = config, folder, save_models
         self._selector = selectors.DefaultSelector()
         self._rest = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._started = False  # are there nodes, which have something to keep?
 
     def __enter__(self) -> Swarm:
+        self._scratch = scratch_folder()
+        try:
+            self._start()
+        except BaseException:  # Ctrl-C too: what has been started by then must not stay
+            self._end()
+            raise
+        return self
+
+    def _start(self) -> None:
         job = {
             "config": self._config.to_dict(),
             "folder": str(self._folder.absolute()),
+            "scratch": str(self._scratch),
             "epoch": time.monotonic(),
             "save_models": self._save_models,
         }
@@ -45,9 +67,10 @@ class Swarm:
             environment.setdefault("OMP_NUM_THREADS", str(self._config.train.threads))
         if self._config.train.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        self._log: IO[bytes] = (self._folder / "log.txt").open("ab")
+        self._log = (self._folder / "log.txt").open("ab")
+        path = [str(Path(entry).absolute()) for entry in sys.path]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gossipfl.drivers.zygote"],
+            [sys.executable, "-P", "-c", ZYGOTE, *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -58,29 +81,37 @@ class Swarm:
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._write((json.dumps(job) + "\n").encode())
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._process is not None
         try:
-            if self._process.poll() is None and kind is not None:
+            if kind is None:
+                self._process.wait()
+            elif self._started and self._process.poll() is None:
                 self._write(b"stop\n")
                 self._process.wait(GRACE)
-            else:
-                self._process.wait()
         except subprocess.TimeoutExpired:
             pass
         finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Leave nothing, however little there was."""
+        if self._process is not None:
             kill_group(self._process.pid)
             self._process.wait()
-            self._selector.close()
-            for stream in (self._process.stdin, self._process.stdout, self._log):
+            for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:
                     stream.close()
+        if self._log is not None:
+            self._log.close()
+        self._selector.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
+        assert self._process is not None and self._process.stdin is not None
         try:
             self._process.stdin.write(data)
         except BrokenPipeError:
@@ -89,7 +120,7 @@ class Swarm:
     def words(self, timeout: float) -> Iterator[Word | None]:
         """What the zygote says, as it says it, and a None after each `timeout` seconds of silence; ends with
         it."""
-        assert self._process.stdout is not None
+        assert self._process is not None and self._process.stdout is not None
         while True:
             if not self._selector.select(timeout):
                 yield None
@@ -99,12 +130,23 @@ class Swarm:
                 return
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
-                yield json.loads(line)
+                word = json.loads(line)
+                self._started = self._started or "started" in word
+                yield word
 
     def last_error(self) -> str:
         """The last line of the processes' log, for when they end without a word."""
+        assert self._process is not None
         lines = (self._folder / "log.txt").read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self._process.poll()}"
+        code = self._process.wait()
+        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        return lines[-1] if lines else how
+
+
+def scratch_folder() -> Path:
+    """A new folder for this run's sockets, with a path that is short enough for them."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="gossipfl-", dir=usual if len(usual) < SHORT else "/tmp"))
 
 
 def kill_group(group: int) -> None:

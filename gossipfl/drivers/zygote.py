@@ -1,8 +1,8 @@
 """The warmed zygote: a fresh single-threaded process that loads everything once and then forks the nodes.
 
-`python -m gossipfl.drivers.zygote` reads one JSON line (the job) from standard input, starts the nodes,
-brings them together and watches over their processes; it answers in JSON lines on standard output. It holds
-no model and takes no part in the training. A line `stop`, or the end of standard input, ends the nodes.
+It reads one JSON line (the job) from standard input, starts the nodes, brings them together and watches over
+their processes; it answers in JSON lines on standard output. It holds no model and takes no part in the
+training. A line `stop`, or the end of standard input, ends the nodes.
 
 It imports torch, loads the data and runs a few real training steps before it forks, so that every lazy import
 is done once; sockets and threads are made after the fork. Where forking is not safe (no fork, macOS, CUDA in
@@ -20,9 +20,9 @@ import selectors
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gossipfl.config import Config, load_config
 from gossipfl.drivers.keep import save_array, save_models
-from gossipfl.drivers.node import Place, live, parameters_path
+from gossipfl.drivers.node import PARAMETERS, Place, live, parameters_paths
 from gossipfl.drivers.outcome import Outcome, summarize
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.errors import ConfigError, GossipError
@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds that nodes told to stop may take before they are killed.
+#: Seconds that nodes told to stop may take before they are killed: where somebody waits for the end, and
+#: where one of them has diverged (the others may be inside a long local phase, and what they have is kept).
 GRACE: Final = 1.2
+PATIENCE: Final = 60.0
 
 Tell = Callable[[Mapping[str, object]], None]
 
@@ -68,13 +70,16 @@ class _Child:
 class Nursery:
     """The nodes' processes: started on entering, none left on leaving."""
 
-    def __init__(self, made: Plan, load: Workload, folder: Path, epoch: float, tell: Tell) -> None:
-        self._plan, self._load, self._folder, self._epoch, self._tell = made, load, folder, epoch, tell
+    def __init__(
+        self, made: Plan, load: Workload, folders: tuple[Path, Path], epoch: float, tell: Tell
+    ) -> None:
+        """folders: the run's, and one for sockets and for what does not fit into the run's."""
+        self._plan, self._load, self._epoch, self._tell = made, load, epoch, tell
+        self._folder, self._scratch = folders
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
-        self._sockets = _socket_folder()
         self._stop_by: float | None = None
-        self._met = False
+        self._met = self._unrecorded = False
         self._parent = 0  # standard input
         self.interrupted = False
 
@@ -98,7 +103,7 @@ class Nursery:
     def _start(self, context: Any, forking: bool) -> None:
         for node in range(self._plan.n):
             ours, theirs = context.Pipe()
-            place = Place(node, self._folder, *self._listen(node), self._epoch)
+            place = Place(node, self._folder, self._scratch, *self._listen(node), self._epoch)
             if forking:
                 ends = [c.control for c in self._children] + [ours]
                 process = context.Process(target=_born, args=(self._plan, self._load, place, theirs, ends))
@@ -117,12 +122,11 @@ class Nursery:
         for child in self._children:
             child.process.join()
         self._selector.close()
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _listen(self, node: int) -> tuple[str, str]:
         if self._plan.config.wire.transport == "tcp" or not sys.platform.startswith(("linux", "darwin")):
             return "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"
-        return f"ipc://{self._sockets}/{node}", f"ipc://{self._sockets}/{node}b"
+        return f"ipc://{self._scratch}/{node}", f"ipc://{self._scratch}/{node}b"
 
     def watch(self) -> Outcome:
         """Until every process has ended."""
@@ -133,7 +137,7 @@ class Nursery:
                 if key.data is None:  # a word, or the end of whoever asked for the swarm: stop
                     self._selector.unregister(self._parent)
                     self.interrupted = True
-                    self._stop()
+                    self._stop(GRACE)
                 else:
                     self._hear(key.data)
             if self._stop_by is not None and time.monotonic() >= self._stop_by:
@@ -155,9 +159,12 @@ class Nursery:
         elif "begun" in word:
             child.begun = word["begun"]
         else:
+            if word.get("unrecorded") and not self._unrecorded:
+                self._unrecorded = True
+                self._tell({"note": word["unrecorded"]})
             child.word = word
             if "diverged" in word or word.get("refused"):
-                self._stop()
+                self._stop(PATIENCE)
         self._introduce()
 
     def _ended(self, child: _Child) -> None:
@@ -169,7 +176,8 @@ class Nursery:
             code = child.process.exitcode
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
             why = how if child.word is None else child.word["error"]
-            self._tell({"lost": self._plan.config.names[child.node], "why": why})
+            refused = bool(child.word and child.word.get("refused"))
+            self._tell({"lost": self._plan.config.names[child.node], "why": why, "refused": refused})
         self._introduce()
         for other in self._children:
             if other.alive:
@@ -190,12 +198,12 @@ class Nursery:
             if child.alive:
                 _send(child, {"addresses": {j: addresses[j] for j in near[child.node] if j in addresses}})
 
-    def _stop(self) -> None:
-        if self._stop_by is None:
-            self._stop_by = time.monotonic() + GRACE
-            for child in self._children:
-                if child.alive:
-                    _send(child, {"stop": True})
+    def _stop(self, grace: float) -> None:
+        told, by = self._stop_by is not None, time.monotonic() + grace
+        self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
+        for child in self._children:
+            if child.alive and not told:
+                _send(child, {"stop": True})
 
     # ------------------------------------------------------------------ the end
 
@@ -207,11 +215,12 @@ class Nursery:
         x = torch.zeros(n, self._load.d, dtype=getattr(torch, self._plan.config.train.dtype))
         present = []
         for node in range(n):
-            path = parameters_path(self._folder, node)
-            present.append(path.exists())
-            if path.exists():
-                x[node] = torch.from_numpy(np.load(path, allow_pickle=False))
-        shutil.rmtree(self._folder / ".parameters", ignore_errors=True)
+            paths = parameters_paths(self._folder, self._scratch, node)
+            found = next((path for path in paths if path.exists()), None)
+            present.append(found is not None)
+            if found is not None:
+                x[node] = torch.from_numpy(np.load(found, allow_pickle=False))
+        shutil.rmtree(self._folder / PARAMETERS, ignore_errors=True)
         begun = max((c.begun for c in self._children if c.begun is not None), default=0.0)
         ended = max((float(w["ended"]) for w in words if "ended" in w), default=begun)
         diverged = next(((i, *w["diverged"]) for i, w in enumerate(words) if "diverged" in w), None)
@@ -227,15 +236,6 @@ class Nursery:
             diverged=diverged,
             notes=tuple(str(w["unrecorded"]) for w in words if w.get("unrecorded")),
         )
-
-
-def _socket_folder() -> Path:
-    """A folder of one's own for ipc sockets, whose paths may have some 100 characters."""
-    folder = Path(tempfile.mkdtemp(prefix="gossipfl-"))
-    if len(str(folder)) > 80 and os.access("/tmp", os.W_OK):
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="gossipfl-", dir="/tmp"))
-    return folder
 
 
 def _send(child: _Child, word: dict[str, object]) -> None:
@@ -289,9 +289,13 @@ def main() -> int:
         channel.write(json.dumps(word) + "\n")
 
     with open(0, "rb", buffering=0, closefd=False) as asked:  # unbuffered: what follows is for the selector
-        job = json.loads(asked.readline())
+        line = asked.readline()
+    if not line.endswith(b"\n"):
+        return 0  # whoever asked is gone already
+    job = json.loads(line)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
-    folder = Path(job["folder"])
+    folder, scratch = Path(job["folder"]), Path(job["scratch"])
+    _raise_limits()
     try:
         config = load_config(job["config"])
         import torch
@@ -299,34 +303,48 @@ def main() -> int:
         torch.set_num_threads(1)
         load = workload(config)
         made = plan(config, load.sizes)
-        (folder / ".parameters").mkdir(parents=True, exist_ok=True)
         _warm(load)
-        with Nursery(made, load, folder, job["epoch"], tell) as nursery:
+        with Nursery(made, load, (folder, scratch), job["epoch"], tell) as nursery:
             outcome = nursery.watch()
-            if nursery.interrupted:
-                tell({"interrupted": True})
-                return 0
+        if nursery.interrupted:
+            shutil.rmtree(scratch, ignore_errors=True)  # whoever asked may not live to do it
+            return 0
         torch.set_num_threads(os.cpu_count() or 1)
-        save_array(folder / ".models.npz", outcome, config.names)
-        if job["save_models"] or outcome.diverged:
-            save_models(folder, load, outcome, config.names)
-        tell({"summary": summarize(made, load, outcome), "diverged": outcome.diverged})
+        models = folder / ".models.npz"
+        try:
+            save_array(models, outcome, config.names)
+            if job["save_models"] or outcome.diverged:
+                save_models(folder, load, outcome, config.names)
+        except OSError as error:
+            tell({"unsaved": f"{folder}: the models are not kept: {error.strerror or error}"})
+            models = scratch / models.name
+            save_array(models, outcome, config.names)
+        summary = summarize(made, load, outcome)
+        tell({"summary": summary, "models": str(models), "diverged": outcome.diverged})
     except ConfigError as error:
         tell({"problems": [list(p) for p in error.problems]})
         return 2
     except OSError as error:
-        tell(
-            {
-                "problems": [
-                    ["--out", f"{error.filename or folder}: {error.strerror}", "make room, or choose another"]
-                ]
-            }
-        )
-        return 2
+        where = f"{error.filename}: " if error.filename else ""
+        tell({"error": f"{where}{error.strerror or error}"})
+        return 1
     except GossipError as error:
         tell({"error": str(error)})
         return 1
     return 0
+
+
+def _raise_limits() -> None:
+    """As many open files as the system grants: a hub with hundreds of neighbours needs thousands."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":
