@@ -139,7 +139,7 @@ class Node:
         t0 = time.monotonic()
         phase = self.learner.phase(round)
         train_s = time.monotonic() - t0
-        what = wrong(phase)
+        what = wrong(phase, self.learner.vector)
         if what is not None:
             self.learner.load(x)
             raise TrainingDiverged(self._name, round + 1, what)

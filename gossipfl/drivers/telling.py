@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from gossipfl.core import sketch
 from gossipfl.core.events import Adopt
@@ -32,6 +33,15 @@ def due(round: int, every: int, rounds: int) -> bool:
     return round % every == 0 or round == rounds
 
 
-def wrong(phase: Phase) -> str | None:
-    """What is not finite after a local phase, or None."""
-    return None if math.isfinite(phase.loss) else f"the loss became {phase.loss}"
+def wrong(phase: Phase, after: Tensor) -> str | None:
+    """What is not finite after a local phase that ended at `after` [d], or None; nothing of that may reach a
+    neighbour."""
+    if not math.isfinite(phase.loss):
+        return f"the loss became {phase.loss}"
+    return None if bool(finite(after)) else "a parameter became NaN or infinite"
+
+
+def finite(x: Tensor) -> Tensor:
+    """Is all of the last axis finite? [..., d] -> bool [...]."""
+    proven = torch.isfinite(x.sum(-1))  # a finite sum proves it in one pass; only another needs the second
+    return proven if bool(proven.all()) else torch.isfinite(x).all(-1)

@@ -17,8 +17,9 @@ from gossipfl.core import sketch
 from gossipfl.core.rules.base import Inbox, Turn
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.telling import due
+from gossipfl.drivers.telling import due, finite, wrong
 from gossipfl.drivers.virtual import Watch
+from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
 from gossipfl.topology import Mixing
 
@@ -63,10 +64,11 @@ def _run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
         t0 = time.perf_counter()
         after, losses, ratio = cohort.phase(x, round)
         t1 = time.perf_counter()
-        bad = ~torch.isfinite(losses)
+        bad = ~(torch.isfinite(losses) & finite(after))
         if bad.any():
             node = int(bad.nonzero()[0, 0])
-            diverged = (node, round + 1, f"the loss became {float(losses[node])}")
+            what = wrong(Phase(float(losses[node]), ratio, 0), after[node])
+            diverged = (node, round + 1, str(what))
             break
         turn = Turn(round, ratio)
         mixing = schedule.mixing(round)

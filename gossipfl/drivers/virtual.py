@@ -148,7 +148,7 @@ class Simulation:
         node = self._nodes[i]
         x = node.learner.vector.clone()
         node.phase = node.learner.phase(node.rounds)
-        what = wrong(node.phase)
+        what = wrong(node.phase, node.learner.vector)
         if what is not None:
             node.learner.load(x)
             self._diverged = (i, node.rounds + 1, what)
