@@ -180,9 +180,9 @@ def _taken(path: Path) -> NDArray[np.floating]:
 
 def _check(config: Config) -> tuple[str, ...]:
     """Mistakes of graph and rule are told before anything starts (no torch is needed for that); the notes."""
-    from gossipfl.drivers.plan import plan
+    from gossipfl.drivers.plan import needs_sizes, plan
 
-    return () if config.topology.weights == "data" else plan(config).recipe.notes
+    return () if needs_sizes(config) else plan(config).recipe.notes
 
 
 def _list(value: object) -> list[list[object]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from gossipfl.cli.options import Common, common_options
-from gossipfl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from gossipfl.config import Config
@@ -47,35 +46,20 @@ def check(common: Common, schema: bool) -> None:
 
 def resolve(config: Config) -> Recipe:
     """The recipe of a config; raises ConfigError with the mistakes of graph, weights and rule together."""
-    from gossipfl import topology
-    from gossipfl.core import recipe
+    from gossipfl.drivers.plan import needs_sizes, plan
 
-    algorithm = config.algorithm
-    problems: list[Problem] = []
-    try:
-        schedule = topology.schedule(
-            config.topology.graph,
-            config.swarm.nodes,
-            weights=config.topology.weights,
-            seed=config.swarm.seed,
-            allow_disconnected=config.topology.allow_disconnected,
-        )
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        if problems:
-            recipe.make_rule(algorithm.rule, algorithm.extra)
-        else:
-            return recipe.recipe(algorithm.rule, algorithm.extra, schedule, algorithm.every)
-    except ConfigError as error:
-        problems += error.problems
-    raise ConfigError(problems)
+    sizes = None
+    if needs_sizes(config):
+        from gossipfl.learning.workload import workload
+
+        sizes = workload(config).sizes
+    return plan(config, sizes).recipe
 
 
 def recipe_lines(config: Config, found: Recipe) -> list[str]:
     """What would run, in words."""
     algorithm, graph = config.algorithm, found.schedule.graph(0)
-    mixing = f"{config.topology.graph} ({config.topology.weights})"
+    mixing = f"{config.topology.title} ({config.topology.weights})"
     parts = ", ".join(part.name for part in found.rule.sends)
     keys = "".join(f", {key} = {value}" for key, value in found.params.items())
     often = "each round" if algorithm.every == 1 else f"every {algorithm.every} rounds"

@@ -56,10 +56,20 @@ Name = Annotated[
     Field(pattern=r"^\w[\w.-]{0,63}$"),
     Expected("up to 64 letters, digits, '_', '-' and '.' (it names the run's folder)"),
 ]
+
+
+def _sequence(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 GraphSpec = Annotated[
-    str,
+    str | tuple[str, ...],
+    BeforeValidator(_sequence),
     Field(min_length=1),
-    Expected('a graph such as "ring", "torus:4x8" or "regular:4", a file, or "module:function"'),
+    Expected(
+        'a graph such as "ring", "torus:4x8" or "regular:4", a file, "module:function",'
+        " or a list of them, one a round in turn"
+    ),
 ]
 WeightsSpec = Annotated[
     str, Field(min_length=1), Expected('weights such as "metropolis", or "module:function"')
@@ -149,11 +159,17 @@ class Topology(Section):
 
     graph: GraphSpec = Field(
         "ring",
-        description='The graph: a name with its arguments ("torus:4x8"), a file, or "module:function".',
+        description='The graph: a name with its arguments ("torus:4x8"), a file, "module:function",'
+        " or a list of them, one a round in turn.",
     )
     weights: WeightsSpec = Field(
         "metropolis", description='How the mixing matrix is made of the graph: a name or "module:function".'
     )
+    pi: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        BeforeValidator(_sequence),
+        Expected("a list of positive numbers, one a node"),
+    ] = Field((), description="weights data: each node's size; empty: its number of samples.")
     allow_disconnected: bool = Field(
         False, description="Run on a graph that is not connected, where consensus cannot be reached."
     )

@@ -66,7 +66,7 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         "nodes": plan.n,
         "rounds": rounds,
         "engine": outcome.engine,
-        "graph": config.topology.graph,
+        "graph": config.topology.title,
         "rule": config.algorithm.rule,
         "exchange": config.algorithm.exchange,
         "codec": "none",

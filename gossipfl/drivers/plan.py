@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from gossipfl.config import Config
 from gossipfl.core.aggregate import Row
 from gossipfl.core.messages import PROTOCOL_VERSION
-from gossipfl.core.recipe import Recipe, recipe
+from gossipfl.core.recipe import Recipe, make_rule, recipe
+from gossipfl.errors import ConfigError
 from gossipfl.topology import schedule
 
 
@@ -79,6 +80,11 @@ class Plan:
         }
 
 
+def needs_sizes(config: Config) -> bool:
+    """Must the data be split before the mixing matrix can be made?"""
+    return config.topology.weights == "data" and not config.topology.pi
+
+
 def neighbors(edges: list[tuple[int, int]], node: int) -> tuple[int, ...]:
     """All the nodes that `node` shares an edge with, ascending."""
     return tuple(sorted({i + j - node for i, j in edges if node in (i, j)}))
@@ -89,12 +95,20 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None) -> Plan:
 
     Raises ConfigError with every reason they do not."""
     algorithm, topology = config.algorithm, config.topology
-    mixing = schedule(
-        topology.graph,
-        config.swarm.nodes,
-        weights=topology.weights,
-        seed=config.swarm.seed,
-        allow_disconnected=topology.allow_disconnected,
-        pi=sizes,
-    )
+    try:
+        mixing = schedule(
+            topology.graph,
+            config.swarm.nodes,
+            weights=topology.weights,
+            seed=config.swarm.seed,
+            allow_disconnected=topology.allow_disconnected,
+            pi=topology.pi or sizes,
+        )
+    except ConfigError as error:
+        problems = list(error.problems)
+        try:
+            make_rule(algorithm.rule, {k: v for k, v in algorithm.extra.items() if k != "lazy"})
+        except ConfigError as also:
+            problems += also.problems
+        raise ConfigError(problems) from error
     return Plan(config, recipe(algorithm.rule, algorithm.extra, mixing, algorithm.every))

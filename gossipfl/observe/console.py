@@ -73,7 +73,7 @@ class Live:
         stream: TextIO | None = None,
     ) -> None:
         self.board = Board(config.names, config.swarm.rounds)
-        what = (config.topology.graph, config.algorithm.rule, config.train.task)
+        what = (config.topology.title, config.algorithm.rule, config.train.task)
         self.title = " · ".join((config.swarm.name, f"{len(config.names):,} nodes", *what))
         out = sys.stdout if stream is None else stream
         self._table = not quiet and not (no_table(out) if plain is None else plain)
