@@ -66,9 +66,11 @@ def seed64(seed: int, purpose: Purpose, *keys: int) -> int:
     return int(bits(seed, purpose, *keys)) >> 1
 
 
-def permutation(seed: int, purpose: Purpose, *keys: int, size: int) -> NDArray[np.int64]:
-    """A random permutation of 0..size-1, int64 [size]."""
-    return np.argsort(bits(seed, purpose, *keys, np.arange(size)), kind="stable").astype(np.int64)
+def permutation(seed: int, purpose: Purpose, *keys: Key, size: int) -> NDArray[np.int64]:
+    """A random permutation of 0..size-1 for each broadcast element of the keys, int64 [..., size]."""
+    wide = [key[..., np.newaxis] if isinstance(key, np.ndarray) else key for key in keys]
+    drawn = bits(seed, purpose, *wide, np.arange(size))
+    return np.argsort(drawn, axis=-1, kind="stable").astype(np.int64, copy=False)
 
 
 def generator(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:

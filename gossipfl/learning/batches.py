@@ -6,6 +6,7 @@ batch is full: the stream runs on over the end of an epoch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,30 @@ class Stream:
             order = permutation(self.seed, Purpose.BATCH, self.node, epoch, size=len(self.part))
             self._epoch, self._order = epoch, self.part[order]
         return self._order
+
+
+def take(streams: Sequence[Stream], start: int, count: int) -> Index:
+    """What each stream's `take` gives, int64 `[streams, count]`.
+
+    Nodes whose parts are small and of one size are shuffled in one call: with a sample or two a node, an epoch
+    at a time costs more than the training.
+    """
+    found = np.empty((len(streams), count), dtype=np.int64)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for row, stream in enumerate(streams):
+        if len(stream.part) <= count:
+            alike.setdefault((stream.seed, len(stream.part)), []).append(row)
+        else:
+            found[row] = stream.take(start, count)
+    for (seed, size), rows in alike.items():
+        first, offset = divmod(start, size)
+        epochs = np.arange(first, (start + count - 1) // size + 1)
+        nodes = np.array([streams[row].node for row in rows])[:, np.newaxis]
+        parts = np.stack([streams[row].part for row in rows])[:, np.newaxis, :]
+        order = permutation(seed, Purpose.BATCH, nodes, epochs, size=size)
+        shuffled = np.take_along_axis(parts, order, axis=2).reshape(len(rows), -1)
+        found[rows] = shuffled[:, offset : offset + count]
+    return found
 
 
 class Samples:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from gossipfl.learning import optimizers
-from gossipfl.learning.batches import Index, Stream
+from gossipfl.learning.batches import Index, Stream, take
 from gossipfl.learning.flat import Flat, Segment
 from gossipfl.learning.models import CHUNK, evaluate, set_mode
 from gossipfl.learning.training import Lesson, ModuleLearner
@@ -219,9 +219,9 @@ class Tile:
         if not self._first <= round < self._first + self._drawn.shape[1]:
             count = self.steps * batch
             rounds = max(1, min(64, AHEAD // count))
-            drawn = [stream.take(round * count, rounds * count) for stream in self.streams]
+            drawn = take(self.streams, round * count, rounds * count)
             self._first = round
-            self._drawn = np.stack(drawn).reshape(len(drawn), rounds, self.steps, batch)
+            self._drawn = drawn.reshape(len(drawn), rounds, self.steps, batch)
         return list(self._drawn[:, round - self._first].swapaxes(0, 1))
 
     def step(self, gradients: Values, clip: float) -> None:
