@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gossipfl.config.model import Config
+from gossipfl.config.named import fill_in
 from gossipfl.config.problems import combination_problems, field_of, invalid, key_problems
 from gossipfl.errors import ConfigError, Problem
 
@@ -164,6 +165,7 @@ def _put(data: dict[str, object], key: str, value: object, problems: list[Proble
 
 
 def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, list[Problem]]:
+    fill_in(data)
     problems = list(key_problems(data))
     _drop(data, problems)
     try:

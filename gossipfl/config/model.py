@@ -14,6 +14,7 @@ from gossipfl.config.sections import (
     Network,
     OpenSection,
     Section,
+    Stop,
     Swarm,
     Topology,
     Train,
@@ -26,6 +27,7 @@ class Config(Section):
     """A validated swarm.toml, frozen. Made by `load_config`, which checks more than the types."""
 
     swarm: Swarm = Field(default_factory=Swarm, description="The swarm as a whole.")
+    stop: Stop = Field(default_factory=Stop, description="When to end before the last round.")
     topology: Topology = Field(default_factory=Topology, description="Who talks to whom.")
     algorithm: Algorithm = Field(
         default_factory=Algorithm, description="The rule and when it exchanges; its own keys beside them."

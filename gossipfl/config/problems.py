@@ -16,15 +16,12 @@ from gossipfl.errors import Problem
 
 LATER_KEYS = frozenset(
     {
-        "stop",
         "security",
         "node",
         "swarm.checkpoint_every",
         "swarm.start_quorum",
         "swarm.tensorboard",
-        "algorithm.aggregate",
         "algorithm.on_death",
-        "wire.codec",
         "wire.dtype",
         "wire.deadline",
         "wire.patience",
@@ -165,6 +162,15 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
             both,
             Problem("algorithm.local_steps", "cannot be 0", "set it or algorithm.local_epochs to at least 1"),
         )
+    yield from _only_in_rounds(config)
+    if algorithm.rule == "fedsgd" and algorithm.local_steps != 1:
+        key = "local_epochs" if algorithm.local_epochs else "local_steps"
+        involved = frozenset({"algorithm.rule", f"algorithm.{key}"})
+        wrong = f"is {getattr(algorithm, key)}, and rule fedsgd takes one gradient a round"
+        yield involved, Problem(f"algorithm.{key}", wrong, 'leave it out, or rule = "fedavg"')
+    if config.stop.wanted and algorithm.rule == "none":
+        wrong = "needs word of the end to travel, and rule none exchanges nothing"
+        yield frozenset({"algorithm.rule"}), Problem("stop", wrong, "swarm.rounds alone")
     if train.lr_schedule == "cosine" and train.cosine_min > train.lr:
         wrong = f"is {train.cosine_min}, above train.lr"
         involved = frozenset({"train.lr_schedule", "train.cosine_min", "train.lr"})
@@ -182,6 +188,24 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         right = "a JSON file with a list of lists of sample indices, one a node"
         yield involved, Problem("data.file", 'is empty while data.partition is "file"', right)
     yield from _optimizer_problems(config)
+
+
+def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
+    """What asynchronous exchanges do not have: they take the mean of two models, in no common round."""
+    algorithm, exchange = config.algorithm, config.algorithm.exchange
+    if exchange == "rounds":
+        return
+    for key, value, plain in (
+        ("algorithm.aggregate", algorithm.aggregate, "mean"),
+        ("algorithm.average_optimizer", algorithm.average_optimizer, False),
+        ("wire.codec", config.wire.codec, "none"),
+        ("train.lr_schedule", config.train.lr_schedule == "agreement" and "agreement", False),
+        ("stop", config.stop.wanted and "set", False),
+    ):
+        if value != plain:
+            involved = frozenset({key, "algorithm.exchange"})
+            wrong = f"is {shown(value)}, and exchange {exchange} has no common rounds"
+            yield involved, Problem(key, wrong, 'exchange = "rounds", or leave it out')
 
 
 _KEYWORDS = {

@@ -74,6 +74,12 @@ GraphSpec = Annotated[
 WeightsSpec = Annotated[
     str, Field(min_length=1), Expected('weights such as "metropolis", or "module:function"')
 ]
+CodecSpec = Annotated[
+    str, Field(min_length=1), Expected('a codec such as "none" or "topk:0.01", or "module:function"')
+]
+AggregateSpec = Annotated[
+    str, Field(min_length=1), Expected('an aggregate such as "mean" or "by-loss", or "module:function"')
+]
 RuleSpec = Annotated[str, Field(min_length=1), Expected('a rule such as "dpsgd", or "module:function"')]
 TaskSpec = Annotated[str, Field(min_length=1), Expected('a task such as "digits", or "module:function"')]
 PartitionSpec = Annotated[
@@ -154,6 +160,31 @@ class Swarm(Section):
     )
 
 
+class Target(Section):
+    """A value of a metric that is good enough."""
+
+    metric: str = Field("", description="A metric of the task, such as accuracy; empty: no target.")
+    value: float = Field(0.0, description="As good as this is good enough.")
+
+
+class Stop(Section):
+    """When to end before `swarm.rounds`. The first node for which one of these holds says so, and word of it
+    travels with the rounds: all nodes end in the same one."""
+
+    target: Annotated[Target, Expected('a table such as {metric = "accuracy", value = 0.95}')] = Field(
+        default_factory=Target, description="Metric and value that a node must reach at an evaluation."
+    )
+    patience: int = Field(
+        0, ge=0, description="Evaluations without a better target metric (or headline metric); 0: off."
+    )
+    seconds: float = Field(0.0, ge=0, description="Seconds from the first round on; 0: off.")
+
+    @property
+    def wanted(self) -> bool:
+        """May the run end early?"""
+        return bool(self.target.metric or self.patience or self.seconds)
+
+
 class Topology(Section):
     """Who may talk to whom, and how much of each neighbor a node takes."""
 
@@ -207,6 +238,20 @@ class Algorithm(OpenSection):
         0, ge=0, description="Passes over the node's own data in a local phase; 0: counted by local_steps."
     )
     every: int = Field(1, ge=1, description="Exchange after every so many local phases.")
+    aggregate: AggregateSpec = Field(
+        "mean",
+        description="How what arrives is weighed; mean: as topology.weights say; by-loss: also by how well "
+        "each model does on the node's own validation data.",
+    )
+    validation: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="by-loss: the share of a node's own samples that it keeps from training, to weigh by.",
+    )
+    average_optimizer: bool = Field(
+        False, description="Average the optimizer's state (momentum and the like) as well, plainly."
+    )
     buffers: Literal["average", "local"] = Field(
         "average",
         description="Buffers such as BatchNorm's statistics: averaged like parameters, or kept local.",
@@ -230,8 +275,10 @@ class Train(OpenSection):
     task: TaskSpec = Field("digits", description='Model and data: a task\'s name or "module:function".')
     optimizer: OptimizerName = Field("sgd", description="Any torch.optim class, by its name in any case.")
     lr: float = Field(0.1, gt=0, description="Learning rate.")
-    lr_schedule: Literal["constant", "warmup", "step", "cosine"] = Field(
-        "constant", description="How the learning rate changes from round to round."
+    lr_schedule: Literal["constant", "warmup", "step", "cosine", "agreement"] = Field(
+        "constant",
+        description="How the learning rate changes from round to round; agreement: each node's own, by how "
+        "far its update points where the average goes.",
     )
     warmup_rounds: int = Field(
         5, ge=1, description="warmup: rounds in which the rate rises linearly to lr, where it stays."
@@ -289,6 +336,9 @@ class Wire(Section):
 
     transport: Literal["auto", "ipc", "tcp"] = Field(
         "auto", description="ZeroMQ over ipc (one machine) or tcp; auto: the fastest that both ends have."
+    )
+    codec: CodecSpec = Field(
+        "none", description='What travels instead of the numbers: "none", "topk:K" or "module:function".'
     )
     heartbeat: float = Field(
         1.0, gt=0, description="Seconds between two signs of life that a node sends its neighbors."

@@ -131,8 +131,8 @@ class Packing(NamedTuple):
         """What travels for one payload (over one edge) of vectors `[d]`, in order."""
         found: list[Shape] = []
         for part in self.parts:
-            whole = (Shape(1 if part.kind == "exact" else d),)
-            found += self.codec.layout(d) if self._coded(part) else whole
+            size = part.size(d)
+            found += self.codec.layout(size) if self._coded(part) else (Shape(size),)
         return tuple(found)
 
     def bytes(self, d: int, itemsize: int) -> int:

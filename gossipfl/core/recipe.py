@@ -1,22 +1,28 @@
-"""Every algorithm is a row: which rule, on which schedule, under which laws. `recipe()` states the laws once,
-with the reason, before anything starts."""
+"""Every algorithm is a row: which rule, on which schedule, through which codec and aggregate. The laws
+(core/laws.py) are checked before anything starts."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-import numpy as np
 import scipy.sparse as sp
 
 from gossipfl import plugin
-from gossipfl.core.aggregate import Row
-from gossipfl.core.rules import averaging, tracking
-from gossipfl.core.rules.base import Rule
+from gossipfl.core import laws
+from gossipfl.core.aggregate import Reweigh, Row, aggregate
+from gossipfl.core.codecs import Packing, codec
+from gossipfl.core.exchange.intake import Terms
+from gossipfl.core.rules import averaging, combine, sums, tracking
+from gossipfl.core.rules.base import Part, Rule
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.topology import Graph, Mixing, Schedule
+from gossipfl.topology import Mixing, Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Entry(NamedTuple):
@@ -34,6 +40,8 @@ RULES: Final[Mapping[str, Entry]] = {
     "gradient": Entry(
         averaging.gradient, "exchange gradients instead of models (FedSGD)", "McMahan et al. 2017"
     ),
+    "fedavg": Entry(averaging.fedavg, "dpsgd on complete, by data size, local epochs", "McMahan et al. 2017"),
+    "fedsgd": Entry(averaging.fedsgd, "gradient on complete, by data size, one step", "McMahan et al. 2017"),
     "qg": Entry(averaging.qg, "momentum along the averaged path", "Lin et al. 2021"),
     "d2": Entry(
         tracking.d2, "exact for data that differ between nodes", "Tang et al. 2018; Yuan et al. 2018"
@@ -42,7 +50,32 @@ RULES: Final[Mapping[str, Entry]] = {
         tracking.gradient_tracking, "track the mean gradient, then average", "Di Lorenzo & Scutari 2016"
     ),
     "diging": Entry(tracking.diging, "track the mean gradient beside the average", "Nedic et al. 2017"),
+    "push-sum": Entry(
+        sums.push_sum,
+        "sums and their mass: graphs with one-way arcs",
+        "Nedic & Olshevsky 2016; Assran et al. 2019",
+    ),
+    "relay-sum": Entry(sums.relay_sum, "sums relayed over a tree: every model, late", "Vogels et al. 2021"),
+    "choco": Entry(sums.choco, "copies kept up by compressed differences", "Koloskova et al. 2019"),
 }
+
+
+class Choices(NamedTuple):
+    """What a config chooses beside the rule and its schedule."""
+
+    mix_every: int = 1
+    codec: str = "none"
+    aggregate: str = "mean"
+    agreement: bool = False  # train.lr_schedule = "agreement"
+    average_optimizer: bool = False
+    plain: int = (
+        0  # the last so many elements of x are mixed plainly, whatever the rule: buffers, optimizer state
+    )
+
+
+PLAIN: Final = Choices()
+#: One vector, as it is.
+WHOLE: Final = Packing((Part("model"),))
 
 
 @dataclass(frozen=True)
@@ -54,75 +87,44 @@ class Recipe:
     schedule: Schedule
     params: Mapping[str, object]
     notes: tuple[str, ...] = ()
+    packing: Packing = WHOLE
+    reweigh: Reweigh | None = None
+
+    @property
+    def columns(self) -> bool:
+        """Do W's columns sum to one instead of its rows?"""
+        return "column-stochastic" in self.rule.needs
+
+    @property
+    def arcs(self) -> bool:
+        """May an edge carry data one way only?"""
+        length = self.schedule.length or 1
+        return self.columns or any(self.schedule.graph(t).directed for t in range(length))
 
     def row(self, node: int, round: int) -> Row:
-        """Node's row of W in a round."""
-        columns, weights = self.schedule.mixing(round).row(node)
-        return Row(node, tuple(zip(columns.tolist(), weights.tolist(), strict=True)))
+        """Node's row of W in a round; with its column where the two are not alike."""
+        mixing = self.schedule.mixing(round)
+        columns, weights = mixing.row(node)
+        entries = tuple(zip(columns.tolist(), weights.tolist(), strict=True))
+        if not self.arcs:
+            return Row(node, entries)
+        transposed = _transposed(mixing)
+        first, last = transposed.indptr[node], transposed.indptr[node + 1]
+        pairs = zip(
+            transposed.indices[first:last].tolist(), transposed.data[first:last].tolist(), strict=True
+        )
+        return Row(node, entries, tuple((j, w) for j, w in pairs if j != node))
+
+    def terms(self, score: Callable[[Tensor], float] | None = None) -> Terms:
+        """What a node's payloads go through; `score` tells a model's loss on the node's validation data."""
+        return Terms(self.packing, self.schedule.n, self.arcs, self.columns, self.reweigh, score)
 
 
-class Mapped:
-    """A schedule with every mixing matrix changed by a function."""
-
-    def __init__(self, base: Schedule, change: Callable[[int, Mixing], Mixing], length: int | None) -> None:
-        self.n, self.length = base.n, length
-        self._base, self._change = base, change
-        self._last: tuple[int, Mixing] | None = None
-
-    def graph(self, round: int) -> Graph:
-        return self._base.graph(round)
-
-    def mixing(self, round: int) -> Mixing:
-        key = round % self.length if self.length else round
-        if self._last is None or self._last[0] != key:
-            self._last = (key, self._change(round, self._base.mixing(round)))
-        return self._last[1]
-
-
-def _identity(n: int) -> Mixing:
-    return Mixing(sp.csr_array(sp.identity(n, dtype=np.float64, format="csr")))
-
-
-def every(schedule: Schedule, k: int) -> Schedule:
-    """The schedule that mixes after each k-th local phase and stays home in between."""
-    if k == 1:
-        return schedule
-
-    def change(round: int, mixing: Mixing) -> Mixing:
-        return mixing if (round + 1) % k == 0 else _identity(schedule.n)
-
-    return Mapped(schedule, change, k if schedule.length == 1 else None)
-
-
-def lazy(schedule: Schedule) -> Schedule:
-    """(I + W) / 2 in every round."""
-
-    def change(round: int, mixing: Mixing) -> Mixing:
-        half = (_identity(schedule.n).matrix + mixing.matrix) * 0.5
-        half.sort_indices()
-        return Mixing(sp.csr_array(half))
-
-    return Mapped(schedule, change, schedule.length)
-
-
-def smallest_eigenvalue(mixing: Mixing) -> float:
-    """lambda_min of a symmetric W; dense up to 512 nodes, Lanczos above."""
-    n = mixing.matrix.shape[0]
-    if n <= 512:
-        return float(np.linalg.eigvalsh(mixing.dense())[0])
-    from scipy.sparse.linalg import eigsh
-
-    start = np.linspace(1.0, 2.0, n)
-    return float(eigsh(mixing.matrix, k=1, which="SA", v0=start, return_eigenvectors=False, tol=1e-6)[0])
-
-
-def _symmetric(mixing: Mixing) -> bool:
-    difference = abs(mixing.matrix - mixing.matrix.T)
-    return bool(difference.nnz == 0 or difference.max() < 1e-12)
-
-
-def _columns_sum_to_one(mixing: Mixing) -> bool:
-    return bool(np.abs(np.asarray(mixing.matrix.sum(axis=0)) - 1.0).max() < 1e-9)
+@lru_cache(maxsize=8)
+def _transposed(mixing: Mixing) -> sp.csr_array:
+    turned = sp.csr_array(mixing.matrix.T.tocsr())
+    turned.sort_indices()
+    return turned
 
 
 def make_rule(name: str, params: Mapping[str, object]) -> tuple[Rule, dict[str, object]]:
@@ -159,49 +161,31 @@ def make_rule(name: str, params: Mapping[str, object]) -> tuple[Rule, dict[str, 
     return rule, resolved
 
 
-def recipe(name: str, params: Mapping[str, object], schedule: Schedule, mix_every: int = 1) -> Recipe:
-    """Put a rule on a schedule. Raises ConfigError naming the law that is broken and the nearest working
-    choice."""
+def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices: Choices = PLAIN) -> Recipe:
+    """Put a rule on a schedule. Raises ConfigError naming the laws that are broken, each with the nearest
+    working choice."""
     own = dict(params)
     insist = own.pop("lazy", None) if name == "d2" else None
     rule, resolved = make_rule(name, own)
-    notes: list[str] = []
-    problems: list[Problem] = []
-    schedule = every(schedule, mix_every)
-    first = schedule.mixing(0) if mix_every == 1 else schedule.mixing(mix_every - 1)
-    needs = rule.needs
-    if rule.per_link or any(p.kind != "vector" for p in rule.sends):
-        why = f"{name} sends what the exchange `rounds` does not carry"
-        problems.append(Problem("algorithm.rule", why, "a rule whose payload is vectors"))
-    if "static" in needs and schedule.length != 1:
-        why = (
-            f"{name} remembers its neighbors' last values, so it needs the same mixing matrix in every round"
-        )
-        problems.append(
-            Problem("algorithm.rule", why, "a static graph and algorithm.every = 1, or gradient-tracking")
-        )
-    if needs & {"symmetric", "lambda-min"} and not _symmetric(first):
-        why = f"{name} needs a symmetric mixing matrix"
-        problems.append(Problem("topology.weights", why, "metropolis, max-degree or best-constant"))
-    elif "lambda-min" in needs and not problems:
-        smallest = smallest_eigenvalue(first)
-        if insist is True or (insist is None and smallest <= -1 / 3 + 1e-12):
-            schedule = lazy(schedule)
-            if insist is None:
-                notes.append(
-                    f"{name}: the smallest eigenvalue of W is {smallest:.4f}, not above -1/3, so (I+W)/2 is taken"
-                    " (algorithm.lazy = false insists on W)"
-                )
-    if "doubly-stochastic" in needs and not _columns_sum_to_one(first):
-        notes.append(
-            f"{name}: the columns of W do not sum to 1: the nodes agree on a weighted mean, not the plain one"
-        )
-    if name == "gradient" and first.matrix.nnz != first.matrix.shape[0] ** 2:
-        notes.append(
-            "gradient: models drift apart on every graph but complete; dpsgd averages the models too"
-        )
-    if problems:
-        raise ConfigError(problems)
+    coding, reweigh = codec(choices.codec), aggregate(choices.aggregate)
+    schedule = laws.every(schedule, choices.mix_every)
+    first = schedule.mixing(choices.mix_every - 1)
+    found = laws.Findings()
+    laws.check_graph(name, rule, schedule, first, found)
+    laws.check_codec(name, rule, coding, found)
+    if reweigh is not None:
+        laws.check_aggregate(choices.aggregate, name, rule, coding, found)
+    if choices.agreement:
+        laws.check_agreement(name, rule, found)
+        rule = combine.agreeing(rule)
+    if choices.average_optimizer:
+        laws.check_average_optimizer(name, rule, found)
+    if choices.plain and not laws.only_averages(rule):
+        rule = combine.beside(rule, choices.plain)
+    if "lambda-min" in rule.needs and not found.problems:
+        schedule = laws.positive_enough(name, schedule, first, insist, found)
+    if found.problems:
+        raise ConfigError(found.problems)
     if insist is not None:
         resolved["lazy"] = insist
-    return Recipe(name, rule, schedule, resolved, tuple(notes))
+    return Recipe(name, rule, schedule, resolved, tuple(found.notes), Packing(rule.sends, coding), reweigh)

@@ -33,7 +33,14 @@ def dpsgd() -> Rule:
     def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
         return inbox.mixed[0], state
 
-    return Rule(stateless, emit, absorb, needs=frozenset({"doubly-stochastic"}))
+    return Rule(stateless, emit, absorb, needs=frozenset({"mean"}))
+
+
+def fedavg() -> Rule:
+    """FedAvg without a server: dpsgd on `complete`, where weights `data` give every node the mean of all
+    models by data size (McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from
+    Decentralized Data", algorithm 1 with all clients in each round)."""
+    return dpsgd()._replace(needs=frozenset({"complete"}))
 
 
 def dpsgd_cta() -> Rule:
@@ -46,7 +53,7 @@ def dpsgd_cta() -> Rule:
     def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
         return inbox.mixed[0] - (x - after), state
 
-    return Rule(stateless, emit, absorb, early=True, needs=frozenset({"doubly-stochastic"}))
+    return Rule(stateless, emit, absorb, early=True, needs=frozenset({"mean"}))
 
 
 def gradient() -> Rule:
@@ -60,6 +67,11 @@ def gradient() -> Rule:
         return x - inbox.mixed[0], state
 
     return Rule(stateless, emit, absorb, sends=(Part("displacement"),))
+
+
+def fedsgd() -> Rule:
+    """FedSGD without a server: gradient on `complete`, one gradient a round (McMahan et al. 2017)."""
+    return gradient()._replace(needs=frozenset({"complete"}))
 
 
 def qg(beta: float = 0.9, mu: float = 0.9) -> Rule:
@@ -76,4 +88,4 @@ def qg(beta: float = 0.9, mu: float = 0.9) -> Rule:
         (new,) = inbox.mixed
         return new, (mu * turn.ratio * state[0] + (1 - mu) * (x - new),)
 
-    return Rule(init, emit, absorb, keeps=(Part("momentum"),), needs=frozenset({"doubly-stochastic"}))
+    return Rule(init, emit, absorb, keeps=(Part("momentum"),), needs=frozenset({"mean"}))

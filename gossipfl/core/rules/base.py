@@ -21,14 +21,21 @@ Kind = Literal["vector", "exact", "difference"]
 class Part(NamedTuple):
     """One tensor of a payload, by name.
 
-    kind: "vector" is what codecs and masks may change; "exact" is [..., 1] and never changed; "difference"
-    arrives as the raw decode (the rule keeps its own memory of what was lost). link: one tensor an edge, [e,
-    ...].
+    kind: "vector" is what codecs and masks may change; "exact" is never changed, and [..., 1] unless it has a
+    width; "difference" arrives as the raw decode (the rule keeps its own memory of what was lost). link: one
+    tensor an edge, [e, ...]. width: so many elements, or (negative) so many less than x has; 0: as x, or 1.
     """
 
     name: str
     kind: Kind = "vector"
     link: bool = False
+    width: int = 0
+
+    def size(self, d: int) -> int:
+        """Elements, for x `[..., d]`."""
+        if self.width > 0:
+            return self.width
+        return 1 if self.kind == "exact" else d + self.width
 
 
 class Links(NamedTuple):
