@@ -2,10 +2,10 @@
 
 The order of a round at one node:
 
-    decide      for each edge: DATA or none (irrevocable)        on `Begin`, and when the last round closes
-    emit        send the payload, or say none                    on `Stepped` (early rules: right after
-    deciding) wait        until every edge that is up has spoken of this round
-    close       mix what counts, take in late payloads, absorb   -> `Adopt`
+    decide      for each edge: DATA or none (irrevocable)       on `Begin`, and when the last round closes
+    emit        send the payload, or say none                   on `Stepped` (early rules: once decided)
+    wait        until every edge that is up has spoken of this round
+    close       mix what counts, take in late payloads, absorb  -> `Adopt`
 
 and after the last round: say goodbye, wait until all is counted -> `Finished`.
 """
@@ -356,16 +356,16 @@ class Rounds:
         edge = self.edges.get(event.peer)
         if edge is None:
             return []
-        if (
-            event.session is None
-        ):  # its process ended: what it sent may still be on the line, which closes by itself
+        if event.session is None:
+            # Its process ended: what it sent may still be on the line, which closes by itself.
             edge.gone = edge.gone or event.gone
             return self._leave() if self.phase is Phase.LEAVING else self._close_if_ready()
         if event.session != edge.session:
             return []
         was_up = edge.up
         edge.close()
-        effects: list[Effect] = [Note("peer_down", event.peer)] if was_up and not edge.done else []
+        left = edge.heard >= self.rounds - 1  # it has said all it had to say
+        effects: list[Effect] = [Note("peer_down", event.peer)] if was_up and not left else []
         if self.phase is Phase.LEAVING:
             return effects + self._leave()
         return effects + self._close_if_ready()
