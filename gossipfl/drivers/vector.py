@@ -1,7 +1,6 @@
 """The vector engine: all nodes as one matrix [n, d], a round as one batched step and one sparse product.
 
-The rules are the ones that nodes run; the product is bitwise their ordered sum (scipy's CSR product adds
-sorted columns from +0.0, one multiply and one add each; tests/laws guards it).
+The rules are the ones that nodes run, and what is mixed is bitwise what they mix (`drivers.matrix`).
 """
 
 from __future__ import annotations
@@ -9,58 +8,51 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 from gossipfl.core import sketch
-from gossipfl.core.rules.base import Inbox, Turn
-from gossipfl.drivers.outcome import Outcome
+from gossipfl.core.rules.base import Turn
+from gossipfl.core.stopping import Vigil, end_of
+from gossipfl.drivers.matrix import Exchange
+from gossipfl.drivers.outcome import Outcome, consensus_distance
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.telling import due, finite, wrong
+from gossipfl.drivers.telling import criteria, due, finite, wrong
 from gossipfl.drivers.virtual import Watch
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
-from gossipfl.topology import Mixing
 
 
-class Mixer:
-    """z -> W z for z [n, d], in z's number type."""
+def run(plan: Plan, workload: Workload, watch: Watch, *, each: bool = True) -> Outcome:
+    """Run the vector engine; `watch` is given every record as it is made.
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, torch.dtype], tuple[Mixing, sp.csr_array]] = {}
-
-    def __call__(self, mixing: Mixing, z: Tensor) -> Tensor:
-        values = z.detach().cpu().numpy()
-        key = (id(mixing), z.dtype)
-        if key not in self._made or self._made[key][0] is not mixing:
-            if len(self._made) > 64:
-                self._made.clear()
-            self._made[key] = (mixing, mixing.matrix.astype(values.dtype))
-        return torch.from_numpy(self._made[key][1] @ values).to(z.device)
-
-
-def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
-    """Run the vector engine; `watch` is given every record as it is made."""
+    each: a record a node and round, and a node and evaluation. Of many nodes they cost more than the
+    training; without them there is one record an evaluation, of kind `evals`, about all nodes: `values` (name
+    -> [n]), `sent_bytes` up to then (mean over nodes), `consensus_distance`.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.train.threads)
     try:
-        return _run(plan, workload, watch)
+        return _run(plan, workload, watch, each)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
+def _run(plan: Plan, workload: Workload, watch: Watch, each: bool) -> Outcome:
     config, rule, schedule = plan.config, plan.recipe.rule, plan.recipe.schedule
     names, seed, n = config.names, config.swarm.seed, plan.n
-    cohort, mix = workload.cohort(), Mixer()
+    cohort = workload.cohort()
     x = cohort.start()
-    state = rule.init(x, Turn(0, 1.0))
-    width = len(rule.sends) * workload.d * x.element_size()
+    exchange = Exchange(plan.recipe, x, cohort.validate)
+    links, width = exchange.links, exchange.bytes
+    state = rule.init(x, Turn(0, 1.0, links))
+    enough = criteria(config, workload)
+    vigils = [Vigil(enough) for _ in range(n)] if enough else []
+    end = plan.rounds
     begun = time.perf_counter()
     sent_total = np.zeros(n, dtype=np.int64)
     rounds, diverged = 0, None
-    for round in range(plan.rounds):
+    while rounds < end:
+        round = rounds
         t0 = time.perf_counter()
         after, losses, ratio = cohort.phase(x, round)
         t1 = time.perf_counter()
@@ -70,21 +62,39 @@ def _run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
             what = wrong(Phase(float(losses[node]), ratio, 0), after[node])
             diverged = (node, round + 1, str(what))
             break
-        turn = Turn(round, ratio)
+        turn = Turn(round, ratio, links)
         mixing = schedule.mixing(round)
         payload = rule.emit(state, x, x if rule.early else after, turn)
-        mixed = tuple(mix(mixing, z) for z in payload)
-        x, state = rule.absorb(state, x, after, Inbox(mixed, payload), turn)
+        inbox = exchange.inbox(round, payload)
+        x, state = rule.absorb(state, x, after, inbox, turn)
         rounds += 1
         t2 = time.perf_counter()
         degrees = np.diff(mixing.matrix.indptr) - 1 if payload else np.zeros(n, dtype=np.int64)
         sent = np.diff(mixing.matrix.tocsc().indptr) - 1 if payload else degrees
         sent_total += sent * width
+        now = t2 - begun
+        values = cohort.evaluate(x) if due(rounds, config.swarm.eval_every, end) else {}
+        for i, vigil in enumerate(vigils):
+            if vigil.enough(now, {name: float(v[i]) for name, v in values.items()} or None):
+                end = min(end, end_of(schedule, i, rounds, rule.early, end))
+        if not each:
+            if values:
+                watch(
+                    {
+                        "round": rounds,
+                        "time": now,
+                        "kind": "evals",
+                        "sent_bytes": float(sent_total.mean()),
+                        "consensus_distance": consensus_distance(x.detach()),
+                        "values": {name: v.tolist() for name, v in values.items()},
+                    }
+                )
+            continue
         gap = torch.zeros(n)
         if payload:
-            tiny = torch.finfo(x.dtype).tiny
-            gap = (payload[0] - mixed[0]).norm(dim=1) / payload[0].norm(dim=1).clamp_min(tiny)
-        now = t2 - begun
+            plainly = inbox.mixed and rule.sends[0].kind == "vector"
+            given, got = (payload[0], inbox.mixed[0]) if plainly else (after, x)
+            gap = (given - got).norm(dim=1) / given.norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
         rows = zip(names, losses.tolist(), degrees.tolist(), sent.tolist(), gap.tolist(), strict=True)
         for i, (name, loss, degree, out, disagreement) in enumerate(rows):
             watch(
@@ -104,12 +114,11 @@ def _run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
                     "received_bytes": degree * width,
                 }
             )
-        if due(rounds, config.swarm.eval_every, plan.rounds):
-            values = {name: v.tolist() for name, v in cohort.evaluate(x).items()}
-            for i, name in enumerate(names):
-                buckets = sketch.encode(sketch.sketch(x[i].detach().cpu().numpy(), seed))
-                head = {"node": i, "name": name, "round": rounds, "time": now, "kind": "eval"}
-                watch({**head, **{k: v[i] for k, v in values.items()}, "sketch": buckets})
+        lists = {name: v.tolist() for name, v in values.items()}
+        for i, name in enumerate(names if values else ()):
+            buckets = sketch.encode(sketch.sketch(x[i].detach().cpu().numpy(), seed))
+            head = {"node": i, "name": name, "round": rounds, "time": now, "kind": "eval"}
+            watch({**head, **{k: v[i] for k, v in lists.items()}, "sketch": buckets})
     return Outcome(
         engine="vector",
         x=x.detach().cpu(),
@@ -119,4 +128,5 @@ def _run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
         lost=(),
         seconds=time.perf_counter() - begun,
         diverged=diverged,
+        end=end,
     )
