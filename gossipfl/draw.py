@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     COMPUTE = 8
     CODEC = 9
     PEER = 10
+    VALIDATION = 11
 
 
 def _finalise(h: NDArray[np.uint64]) -> NDArray[np.uint64]:

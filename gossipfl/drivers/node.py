@@ -19,10 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossipfl.core.events import Adopt, Begin, Effect, Event, Finished, Note, PeerDown, Send, Shift, Stepped
+from gossipfl.core.events import (
+    Adopt,
+    Begin,
+    Effect,
+    Event,
+    Finished,
+    Halt,
+    Note,
+    PeerDown,
+    Send,
+    Shift,
+    Stepped,
+)
 from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.plan import Plan, neighbors
-from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
+from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
@@ -66,13 +79,14 @@ class Node:
         self.learner = workload.learner(place.node)
         edges = plan.edges()
         self._neighbors = neighbors(edges, place.node)
-        dtype = getattr(torch, config.train.dtype)
-        parts = tuple((1 if p.kind == "exact" else workload.d, dtype) for p in plan.recipe.rule.sends)
         model = (("x", (workload.d,), config.train.dtype),)
         about = plan.about(model, workload.data_hash)
-        self.machine = Rounds(plan.recipe.rule, plan.rows(place.node), self._neighbors, plan.rounds, about)
+        rows, terms = plan.rows(place.node), plan.recipe.terms(self.learner.validate)
+        self.machine = Rounds(plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms)
+        enough = criteria(config, workload)
+        self._vigil = Vigil(enough) if enough else None
         who = Who(place.node, self._name)
-        self.transport = ZeroMQ(who, Layout(parts), place.listen, config.wire.heartbeat)
+        self.transport = ZeroMQ(who, layout(plan, self.learner.vector), place.listen, config.wire.heartbeat)
         self.keeper = Keeper(place.node, place.beats, config.wire.heartbeat)
         self.recorder = Recorder(place.folder / "records" / f"{self._name}.jsonl", place.node, self._name)
         self.rounds = 0
@@ -123,9 +137,9 @@ class Node:
         self.begun = self.now
         self._say({"begun": self.begun})
         self._do(self.machine.handle(Begin(self._copy()), self.now))
-        for round in range(self._plan.rounds):
+        while self.rounds < self.machine.rounds:
             self._listen()
-            self._round(round)
+            self._round(self.rounds)
         self.ended = self.now
 
     def leave(self) -> None:
@@ -249,11 +263,12 @@ class Node:
         )
         self._told = (sent, received)
         swarm = self._plan.config.swarm
-        evaluated = due(self.rounds, swarm.eval_every, self._plan.rounds)
+        evaluated = due(self.rounds, swarm.eval_every, self.machine.rounds)
+        values = eval_fields(self.learner, self._seed) if evaluated else {}
         if evaluated:
-            self.recorder.write(
-                "eval", round=self.rounds, time=self.now, **eval_fields(self.learner, self._seed)
-            )
+            self.recorder.write("eval", round=self.rounds, time=self.now, **values)
+        if self._vigil is not None and self._vigil.enough(self.now - self.begun, values):
+            self._handle(Halt(self._plan.end_of(self._place.node, self.rounds)))
         if evaluated or time.monotonic() - self._flushed > FLUSH_EVERY:
             self._flushed = time.monotonic()
             self.recorder.flush()
@@ -289,10 +304,19 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
             node._say({**_account(node), **word})
 
 
+def layout(plan: Plan, x: Tensor) -> Layout:
+    """What a payload looks like on the wire, of parameters like x [d]."""
+    shapes = plan.recipe.packing.shapes(len(x))
+    types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
+    parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
+    return Layout(parts, tuple(shape.below for shape in shapes))
+
+
 def _account(node: Node) -> dict[str, object]:
     """What a node did, for the summary."""
     return {
         "rounds": node.rounds,
+        "end": node.machine.rounds,
         "sent_bytes": node.transport.sent_bytes,
         "ended": node.ended or node.now,
         "unrecorded": node.recorder.failed,

@@ -28,6 +28,7 @@ class Outcome:
     seconds: float  # from the first round to the end of the last; virtual in the event engine
     start_seconds: float = 0.0
     diverged: tuple[int, int, str] | None = None  # node, round, what
+    end: int | None = None  # after how many rounds the swarm ended, where that was decided on the way
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -59,7 +60,8 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         per_node[node] = value
     nodes, mean_model = np.array(headline[:-1] or [math.nan]), headline[-1]
     rounds = max(outcome.rounds, default=0)
-    done = [r == plan.rounds and p for r, p in zip(outcome.rounds, outcome.present, strict=True)]
+    goal = plan.rounds if outcome.end is None else outcome.end
+    done = [r >= goal and p for r, p in zip(outcome.rounds, outcome.present, strict=True)]
     gap = spectral_gap(plan)
     return {
         "version": gossipfl.__version__,
@@ -69,7 +71,7 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         "graph": config.topology.title,
         "rule": config.algorithm.rule,
         "exchange": config.algorithm.exchange,
-        "codec": "none",
+        "codec": config.wire.codec,
         "seed": config.swarm.seed,
         "finished": outcome.finished and all(done),
         "nodes_finished": sum(done),

@@ -7,9 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from gossipfl.config import Config
 from gossipfl.core import sketch
 from gossipfl.core.events import Adopt
+from gossipfl.core.stopping import Criteria
+from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.training import Learner, Phase
+from gossipfl.learning.workload import Workload
 
 
 def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object]:
@@ -26,6 +30,21 @@ def eval_fields(learner: Learner, seed: int) -> dict[str, object]:
     """The task's metrics and a sketch of x, from which a reader estimates the consensus distance."""
     buckets = sketch.sketch(learner.vector.detach().cpu().numpy(), seed)
     return {**learner.evaluate(), "sketch": sketch.encode(buckets)}
+
+
+def criteria(config: Config, workload: Workload) -> Criteria | None:
+    """When a node of this run has seen enough; None: never. Raises ConfigError for a metric that the task
+    does not have."""
+    stop = config.stop
+    if not stop.wanted:
+        return None
+    metric = stop.target.metric or workload.headline
+    if metric not in workload.metrics:
+        wrong = f"{config.train.task} has no metric {metric!r}"
+        raise ConfigError(Problem("stop.target", wrong, f"one of {', '.join(workload.metrics)}"))
+    higher = metric != "loss" and workload.higher_is_better
+    target = stop.target.value if stop.target.metric else None
+    return Criteria(metric, higher, target, stop.patience, stop.seconds)
 
 
 def due(round: int, every: int, rounds: int) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from gossipfl.core import sketch
 from gossipfl.core.rules.base import Turn
-from gossipfl.core.stopping import Vigil, end_of
+from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.matrix import Exchange
 from gossipfl.drivers.outcome import Outcome, consensus_distance
 from gossipfl.drivers.plan import Plan
@@ -75,8 +75,8 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool) -> Outcome:
         now = t2 - begun
         values = cohort.evaluate(x) if due(rounds, config.swarm.eval_every, end) else {}
         for i, vigil in enumerate(vigils):
-            if vigil.enough(now, {name: float(v[i]) for name, v in values.items()} or None):
-                end = min(end, end_of(schedule, i, rounds, rule.early, end))
+            if vigil.enough(now, {name: float(v[i]) for name, v in values.items()}):
+                end = min(end, plan.end_of(i, rounds))
         if not each:
             if values:
                 watch(

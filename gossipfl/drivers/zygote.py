@@ -234,6 +234,7 @@ class Nursery:
             seconds=ended - begun,
             start_seconds=begun,
             diverged=diverged,
+            end=min((int(w["end"]) for w in words if "end" in w), default=None),
             notes=tuple(str(w["unrecorded"]) for w in words if w.get("unrecorded")),
         )
 

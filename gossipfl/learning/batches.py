@@ -23,11 +23,16 @@ Index = NDArray[np.int64]
 _CHUNK = 4096  # samples fetched at a time from a dataset that is not made of tensors
 
 
-class Stream:
-    """One node's stream of dataset indices; `part` `[m]` is what the node holds, m ≥ 1."""
+#: No samples.
+NOTHING: Index = np.empty(0, dtype=np.int64)
 
-    def __init__(self, seed: int, node: int, part: Index) -> None:
-        self.seed, self.node, self.part = seed, node, part
+
+class Stream:
+    """One node's stream of dataset indices; `part` `[m]` is what the node trains on, m ≥ 1; `held`: the
+    samples that it keeps from training to judge models by."""
+
+    def __init__(self, seed: int, node: int, part: Index, held: Index = NOTHING) -> None:
+        self.seed, self.node, self.part, self.held = seed, node, part, held
         self._epoch = -1
         self._order = part
 

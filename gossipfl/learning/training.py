@@ -54,6 +54,10 @@ class Learner(Protocol):
         """`loss` and the task's metrics on the test set."""
         ...
 
+    def validate(self, x: Tensor) -> float:
+        """The loss of the model x `[d]` on the samples that this node keeps from training; 0 without any."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state, for safetensors."""
         ...
@@ -163,6 +167,19 @@ class ModuleLearner:
 
     def evaluate(self) -> dict[str, float]:
         return evaluate(self.flat.module, self.lesson.task, self.lesson.test)
+
+    @torch.no_grad()
+    def validate(self, x: Tensor) -> float:
+        held = self.stream.held
+        if not len(held):
+            return 0.0
+        kept = self.flat.vector.clone()
+        self.flat.load(x)
+        set_mode(self.flat.module, training=False)
+        inputs, targets = self.lesson.train.batch(held)
+        loss = self.lesson.task.loss(self.flat.module(inputs), targets)
+        self.flat.load(kept)
+        return float(loss)
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_dict(self.flat.module)

@@ -15,6 +15,7 @@ from gossipfl.config import Config
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Index
+from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import state_dict
 from gossipfl.learning.task import Point, VectorTask, torch_dtype
 from gossipfl.learning.training import Phase, Steps, drain
@@ -119,6 +120,11 @@ class VectorLearner:
         loss = functions.value(self.vector).item() if functions else 0.0
         return {"loss": loss, "error": _error(self.vector, self.target).item()}
 
+    def validate(self, x: Tensor) -> float:
+        """The node's own function at x: there are no samples to keep."""
+        functions = self.descent.functions
+        return functions.value(x).item() if functions else 0.0
+
     def state_dict(self) -> dict[str, Tensor]:
         return state_dict(self.point)
 
@@ -149,12 +155,23 @@ class VectorCohort:
             loss = torch.stack([functions.value(row.expand_as(self._start)).mean() for row in x])
         return {"loss": loss, "error": _error(x, self.target)}
 
+    def validate(
+        self, models: Tensor, nodes: NDArray[np.int64], whose: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The function of each of `nodes` `[e]` at the row `whose` `[e]` of models `[n, d]`: `[e]`."""
+        if self.descent.functions is None:
+            return np.zeros(len(nodes))
+        own = [self.descent.functions.node(i) for i in range(len(self._start))]
+        pairs = zip(nodes.tolist(), whose.tolist(), strict=True)
+        return np.array([own[i].value(models[j]).item() for i, j in pairs])
+
 
 class VectorWorkload:
     """A Workload of a vector task. Raises ConfigError where the optimiser is not plain gradient descent."""
 
     headline = "error"
     higher_is_better = False
+    metrics: tuple[str, ...] = ("loss", "error")
 
     def __init__(self, config: Config, task: VectorTask) -> None:
         _require_plain_descent(config, task)
@@ -187,7 +204,7 @@ class VectorWorkload:
         own = self._descent._replace(functions=functions.node(node)) if functions else self._descent
         return VectorLearner(self._start[node].clone(), self._target, own)
 
-    def cohort(self) -> VectorCohort:
+    def cohort(self, crew: Crew = ALONE) -> VectorCohort:
         return VectorCohort(self._start, self._target, self._descent)
 
     def module(self, x: Tensor) -> nn.Module:

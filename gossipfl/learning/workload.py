@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from gossipfl.config import Config
-from gossipfl.learning.batches import Index, Samples, Stream
+from gossipfl.draw import Purpose, permutation
+from gossipfl.errors import ConfigError, Problem
+from gossipfl.learning.batches import NOTHING, Index, Samples, Stream
 from gossipfl.learning.cohort import Cohort, module_cohort
+from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat
 from gossipfl.learning.models import build, device, probe
 from gossipfl.learning.partition import Source, digest, partition
@@ -27,6 +30,7 @@ class Workload(Protocol):
 
     headline: str  # the metric that summaries name
     higher_is_better: bool
+    metrics: tuple[str, ...]  # names of what an evaluation gives
     d: int  # the size of x
     data_hash: str  # 16 hexadecimal digits: the data and who holds which
     sizes: tuple[int, ...]  # samples of each node
@@ -36,8 +40,8 @@ class Workload(Protocol):
         """One node, with a model of its own, at its start."""
         ...
 
-    def cohort(self) -> Cohort:
-        """All nodes at once, at their start."""
+    def cohort(self, crew: Crew = ALONE) -> Cohort:
+        """All nodes at once, at their start; `crew` are the threads that may train them."""
         ...
 
     def module(self, x: Tensor) -> nn.Module:
@@ -73,6 +77,7 @@ class ModuleWorkload:
         self.parts = partition(source, config.swarm.nodes, config.data, seed)
         self.sizes = tuple(len(part) for part in self.parts)
         self.headline = next(iter(task.metrics), "loss")
+        self.metrics = ("loss", *(name for name in task.metrics if name != "loss"))
         self.higher_is_better = task.higher_is_better and bool(task.metrics)
         self.d = self._flat(self._build(0)).size
         self.data_hash = _data_hash(task, self.parts)
@@ -81,12 +86,12 @@ class ModuleWorkload:
         flat = self._flat(self._build(node).to(self._device))
         return ModuleLearner(flat, self._stream(node), self.lesson)
 
-    def cohort(self) -> Cohort:
+    def cohort(self, crew: Crew = ALONE) -> Cohort:
         nodes = range(self.config.swarm.nodes)
         own = range(1) if self.config.swarm.same_start else nodes
         flats = [self._flat(self._build(node).to(self._device)) for node in own]
         streams = [self._stream(node) for node in nodes]
-        return module_cohort(flats, streams, self.lesson, self.learner)
+        return module_cohort(flats, streams, self.lesson, self.learner, crew)
 
     def module(self, x: Tensor) -> nn.Module:
         flat = self._flat(self._build(0))
@@ -102,7 +107,21 @@ class ModuleWorkload:
         return Flat(module, share=algorithm.share, buffers=algorithm.buffers)
 
     def _stream(self, node: int) -> Stream:
-        return Stream(self.config.swarm.seed, node, self.parts[node])
+        part, held = self._split(node)
+        return Stream(self.config.swarm.seed, node, part, held)
+
+    def _split(self, node: int) -> tuple[Index, Index]:
+        """What a node trains on, and what it keeps to judge models by (where they are weighed by loss)."""
+        part, algorithm = self.parts[node], self.config.algorithm
+        if algorithm.aggregate == "mean":
+            return part, NOTHING
+        if len(part) < 2:
+            wrong = f"{self.config.names[node]} holds {len(part)} sample: none is left to judge models by"
+            right = "data.min_size = 2, another partition, or fewer nodes"
+            raise ConfigError(Problem("algorithm.validation", wrong, right))
+        count = min(len(part) - 1, max(1, round(algorithm.validation * len(part))))
+        order = permutation(self.config.swarm.seed, Purpose.VALIDATION, node, size=len(part))
+        return part[np.sort(order[count:])], part[np.sort(order[:count])]
 
 
 def _datasets(task: Task) -> list[tuple[Dataset[object], str]]:

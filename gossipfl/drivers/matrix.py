@@ -1,0 +1,92 @@
+"""What all nodes' machines do with their payloads in a round, as operations on matrices.
+
+Mixing is one sparse product, bitwise the nodes' ordered sums (scipy's CSR product adds sorted columns from
++0.0, one multiply and one add each; tests/laws guards it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gossipfl.core.aggregate import Reweigh
+from gossipfl.core.messages import Vectors
+from gossipfl.core.recipe import Recipe
+from gossipfl.core.rules.base import Inbox, Links
+from gossipfl.topology import Mixing
+
+Validate = Callable[[Tensor, NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
+"""models [n, d], nodes [e], whose models [e] -> the loss of each model on its node's validation data [e]."""
+
+
+class Mixer:
+    """z -> W z for z [n, d], in z's number type."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, torch.dtype], tuple[Mixing, sp.csr_array]] = {}
+
+    def __call__(self, mixing: Mixing, z: Tensor) -> Tensor:
+        values = z.detach().cpu().numpy()
+        key = (id(mixing), z.dtype)
+        if key not in self._made or self._made[key][0] is not mixing:
+            if len(self._made) > 64:
+                self._made.clear()
+            self._made[key] = (mixing, mixing.matrix.astype(values.dtype))
+        return torch.from_numpy(self._made[key][1] @ values).to(z.device)
+
+
+class Exchange:
+    """The exchange `rounds` of n nodes that never fail. `x` is any [n, d] of the run."""
+
+    def __init__(self, recipe: Recipe, x: Tensor, validate: Validate) -> None:
+        self._recipe, self._mix, self._validate = recipe, Mixer(), validate
+        self.bytes = recipe.packing.bytes(x.shape[-1], x.element_size())  # of a payload over one arc
+        self.links: Links | None = None
+        if recipe.rule.per_link:
+            self.links, self._other = _links(recipe.schedule.mixing(0), x)
+
+    def inbox(self, round: int, payload: Vectors) -> Inbox:
+        """What a round's payloads `[n, ...]` (`[e, ...]` per link) come to at every node."""
+        packing = self._recipe.packing
+        sent = packing.unpack(packing.pack(payload), payload)
+        if self.links is not None:
+            return Inbox((), sent, tuple(z.index_select(0, self._other) for z in sent))
+        mixing = self._recipe.schedule.mixing(round)
+        if self._recipe.reweigh is not None and payload:
+            mixing = self._reweighed(mixing, sent[0], self._recipe.reweigh)
+        mixed = tuple(self._mix(mixing, z) for z in sent)
+        return Inbox(packing.settle(payload, sent, mixed), sent)
+
+    def _reweighed(self, mixing: Mixing, models: Tensor, reweigh: Reweigh) -> Mixing:
+        """W with the weights that each node makes of the models' losses on its own validation data."""
+        matrix = mixing.matrix
+        nodes = np.repeat(np.arange(mixing.n), np.diff(matrix.indptr))
+        losses = self._validate(models, nodes, matrix.indices.astype(np.int64)).tolist()
+        data = matrix.data.copy()
+        for first, last in zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist(), strict=True):
+            data[first:last] = reweigh(matrix.data[first:last].tolist(), losses[first:last])
+        return Mixing(sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape))
+
+
+def _links(mixing: Mixing, x: Tensor) -> tuple[Links, Tensor]:
+    """All nodes' links, and for each the place of the one in the other direction."""
+    matrix = mixing.matrix
+    owner = np.repeat(np.arange(mixing.n), np.diff(matrix.indptr))
+    off = owner != matrix.indices
+    owner, other = owner[off], matrix.indices[off].astype(np.int64)
+    back = np.searchsorted(owner * mixing.n + other, other * mixing.n + owner)
+    one = np.ones(len(owner), dtype=x[:0].cpu().numpy().dtype)
+    ones = sp.csr_array((one, (owner, np.arange(len(owner)))), shape=(mixing.n, len(owner)))
+    owners = torch.from_numpy(owner).to(x.device)
+
+    def gather(z: Tensor) -> Tensor:
+        return torch.from_numpy(ones @ z.detach().cpu().numpy()).to(z.device)
+
+    weight = torch.from_numpy(matrix.data[off]).to(x).unsqueeze(-1)
+    links = Links(lambda z: z.index_select(0, owners), gather, weight, mixing.n)
+    return links, torch.from_numpy(back).to(x.device)
