@@ -1,0 +1,155 @@
+"""The recorded bytes of the protocol, in both directions: what is said is these bytes, and they mean that."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gossipfl.core.messages import (
+    PROTOCOL_VERSION,
+    Answer,
+    Ask,
+    Data,
+    Decline,
+    Hello,
+    Message,
+    Nothing,
+    Push,
+    Refuse,
+    Stop,
+    Welcome,
+)
+from gossipfl.transport.wire import CHUNK, Beat, Decoder, Layout, Who, decode_beat, encode, encode_beat
+
+FOLDER = Path(__file__).parents[1] / "data" / "protocol"
+RECORDED: dict[str, Any] = json.loads((FOLDER / "messages.json").read_text())
+MESSAGES: list[dict[str, Any]] = RECORDED["messages"]
+KINDS: dict[str, Any] = {
+    "hello": Hello,
+    "welcome": Welcome,
+    "refuse": Refuse,
+    "none": Nothing,
+    "data": Data,
+    "ask": Ask,
+    "answer": Answer,
+    "decline": Decline,
+    "push": Push,
+    "stop": Stop,
+}
+
+
+def _layout(vector: dict[str, Any]) -> Layout:
+    return Layout(tuple((elements, getattr(torch, dtype)) for elements, dtype in vector["layout"]))
+
+
+def _message(vector: dict[str, Any]) -> Message:
+    fields = dict(vector["message"])
+    make = KINDS[fields.pop("kind")]
+    if "payload" in fields:
+        parts = zip(fields["payload"], _layout(vector).parts, strict=True)
+        fields["payload"] = tuple(torch.tensor(values, dtype=dtype) for values, (_, dtype) in parts)
+    message: Message = make(**fields)
+    return message
+
+
+def _frames(vector: dict[str, Any]) -> list[list[bytearray]]:
+    return [[bytearray.fromhex(frame) for frame in frames] for frames in vector["frames"]]
+
+
+def _assert_same(one: Message, other: Message) -> None:
+    """Equal in every field; payloads to the bit."""
+    assert type(one) is type(other)
+    for name in one.__dataclass_fields__:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if name == "payload":
+            assert [part.dtype for part in mine] == [part.dtype for part in theirs]
+            mine, theirs = ([part.numpy().tobytes() for part in payload] for payload in (mine, theirs))
+        assert mine == theirs
+
+
+def test_the_recorded_version_is_the_one_that_is_spoken() -> None:
+    assert RECORDED["protocol"] == PROTOCOL_VERSION
+
+
+@pytest.mark.parametrize("vector", MESSAGES, ids=[vector["name"] for vector in MESSAGES])
+def test_a_message_becomes_the_recorded_bytes(vector: dict[str, Any]) -> None:
+    sent = encode(_message(vector), Who(**vector["sender"]))
+    assert [[bytes(frame) for frame in frames] for frames in sent] == _frames(vector)
+
+
+@pytest.mark.parametrize("vector", MESSAGES, ids=[vector["name"] for vector in MESSAGES])
+def test_the_recorded_bytes_become_the_message(vector: dict[str, Any]) -> None:
+    decoder = Decoder(_layout(vector))
+    *before, done = [decoder.feed(frames) for frames in _frames(vector)]
+    assert before == [None] * len(before)
+    assert done is not None
+    _assert_same(done[0], _message(vector))
+    if isinstance(done[0], Hello):
+        assert done[1] == Who(**vector["sender"])
+
+
+def test_every_kind_of_message_is_recorded() -> None:
+    assert {vector["message"]["kind"] for vector in MESSAGES} == set(KINDS)
+
+
+def test_a_large_payload_leaves_in_the_recorded_chunks_and_comes_back_whole() -> None:
+    vector = RECORDED["chunked"]
+    ((elements, _),) = vector["layout"]
+    values = (torch.arange(elements) % 251).to(torch.float32)
+    message = Data(vector["round"], vector["counted"], (values,))
+    sent = [(bytes(header), bytes(raw)) for header, raw in encode(message, Who(0, "node-0"))]
+    assert [(h.hex(), len(raw), hashlib.sha256(raw).hexdigest()) for h, raw in sent] == [
+        (frame["header"], frame["bytes"], frame["sha256"]) for frame in vector["frames"]
+    ]
+    decoder = Decoder(_layout(vector))
+    *_, done = [decoder.feed([bytearray(header), bytearray(raw)]) for header, raw in sent]
+    assert done is not None
+    _assert_same(done[0], message)
+
+
+@pytest.mark.parametrize("beat", RECORDED["beats"])
+def test_a_beat_is_the_recorded_bytes_in_both_directions(beat: dict[str, Any]) -> None:
+    fields = {name: value for name, value in beat.items() if name != "frame"}
+    assert encode_beat(Beat(**fields)).hex() == beat["frame"]
+    assert decode_beat(bytes.fromhex(beat["frame"]))._asdict() == fields
+
+
+@pytest.mark.parametrize("name", ["conversation.json", "broken_line.json"])
+def test_both_ends_of_a_recorded_conversation_say_and_do_the_same_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given the recorder of the conversations
+    spec = importlib.util.spec_from_file_location("record", FOLDER / "record.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "record", module)
+    spec.loader.exec_module(module)
+    # when they talk
+    talk = module.broken() if name == "broken_line.json" else module.plain()
+    # then every frame, every decision and every number is as recorded
+    recorded = json.loads((FOLDER / name).read_text())
+    assert json.loads(json.dumps(talk.steps)) == recorded["steps"]
+
+
+@pytest.mark.parametrize("name", ["conversation.json", "broken_line.json"])
+def test_in_a_recorded_conversation_the_sum_over_nodes_is_kept(name: str) -> None:
+    steps = json.loads((FOLDER / name).read_text())["steps"]
+    begun = [step["x"] for step in steps if step["event"] == "begin"]
+    ended = {step["node"]: does["x"] for step in steps for does in step["does"] if "adopt" in does}
+    assert [sum(column) for column in zip(*begun, strict=True)] == [
+        sum(column) for column in zip(*ended.values(), strict=True)
+    ]
+
+
+def test_the_chunk_is_the_size_that_the_page_gives() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    assert CHUNK == 4 * 1024 * 1024
+    assert "4,194,304 bytes" in page
+    assert f"protocol version {PROTOCOL_VERSION}" in page
