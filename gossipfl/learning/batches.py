@@ -59,8 +59,8 @@ class Stream:
 def take(streams: Sequence[Stream], start: int, count: int) -> Index:
     """What each stream's `take` gives, int64 `[streams, count]`.
 
-    Nodes whose parts are small and of one size are shuffled in one call: with a sample or two a node, an epoch
-    at a time costs more than the training.
+    Nodes whose parts are small and of one size are shuffled in one call: with a sample or two a node, an
+    epoch at a time costs more than the training.
     """
     found = np.empty((len(streams), count), dtype=np.int64)
     alike: dict[tuple[int, int], list[int]] = {}

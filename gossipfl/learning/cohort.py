@@ -1,9 +1,9 @@
 """All nodes' local training at once, `[n, d]`, for the vector engine.
 
 A step is a few large operations: `torch.func` batches the gradient over nodes, and an optimiser of
-torch.optim whose elements do not see each other runs on an `[n, d]` parameter. Nodes are taken in tiles that
-fit the cache; all local steps of a tile are done before the next tile's. What cannot be batched is done one
-node after the other.
+torch.optim whose elements do not see each other runs on many nodes' parameters. Nodes are taken in tiles that
+fit the cache, each tile by one thread; all local steps of a tile are done before the next tile's. What cannot
+be batched is done one node after the other.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vmap
 
 from gossipfl.learning import optimizers
-from gossipfl.learning.batches import Index, Stream, take
-from gossipfl.learning.flat import Flat, Segment
+from gossipfl.learning.batches import Stream
+from gossipfl.learning.crew import ALONE, Crew
+from gossipfl.learning.flat import Flat
 from gossipfl.learning.models import CHUNK, evaluate, set_mode
+from gossipfl.learning.tiles import Tile, tiles, views
+from gossipfl.learning.tracing import Gradient, Values, batched_gradient, safe, trace
 from gossipfl.learning.training import Lesson, ModuleLearner
 
-TILE_BYTES = 2**21  # parameters of the nodes that are trained together
 EVAL_ROWS = 2**17  # test samples × models in one forward
-AHEAD = 2**16  # batch indices a node draws at a time, at most
-
-Values = Mapping[str, Tensor]  # name -> [t, *shape]
+TRACE_AFTER = 100  # steps of a tile after which tracing has paid, about
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,20 @@ class Cohort(Protocol):
         """
         ...
 
+    def validate(
+        self, models: Tensor, nodes: NDArray[np.int64], whose: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """For each of `nodes` `[e]` the loss of the row `whose` `[e]` of models `[n, d]` on the samples that
+        the node keeps from training: `[e]`, 0 where it keeps none."""
+        ...
+
 
 def module_cohort(
-    flats: Sequence[Flat], streams: Sequence[Stream], lesson: Lesson, learner: Callable[[int], ModuleLearner]
+    flats: Sequence[Flat],
+    streams: Sequence[Stream],
+    lesson: Lesson,
+    learner: Callable[[int], ModuleLearner],
+    crew: Crew = ALONE,
 ) -> Cohort:
     """A batched cohort, or (and the log says why) a loop over learners.
 
@@ -67,7 +79,7 @@ def module_cohort(
     if why := _obstacle(flats, lesson):
         log.warning("nodes are trained one after the other, not batched: %s", why)
         return LoopCohort([learner(node) for node in range(len(streams))])
-    return BatchedCohort(flats, streams, lesson)
+    return BatchedCohort(flats, streams, lesson, crew)
 
 
 class BatchedCohort:
@@ -75,38 +87,70 @@ class BatchedCohort:
 
     batched = True
 
-    def __init__(self, flats: Sequence[Flat], streams: Sequence[Stream], lesson: Lesson) -> None:
-        self.flat, self.lesson, self.n = flats[0], lesson, len(streams)
+    def __init__(
+        self, flats: Sequence[Flat], streams: Sequence[Stream], lesson: Lesson, crew: Crew = ALONE
+    ) -> None:
+        self.flat, self.lesson, self.n, self.crew = flats[0], lesson, len(streams), crew
         self._starts = torch.stack([flat.buffer for flat in flats]).expand(self.n, -1)
-        self._gradient = _gradient(self.flat, lesson)
+        self._gradient = batched_gradient(self.flat.module, lesson.task.loss)
+        self._traceable = safe(self.flat.module, lesson.task.loss)
+        self._untraced = 0  # steps of a tile so far
+        self._traces: dict[int, Gradient] = {}  # by nodes in a tile
+        self._streams = streams
         self._rowwise = False
-        self._tiles = _tiles(self.flat, self._starts, streams, lesson)
+        self._tiles = tiles(self.flat, self._starts, streams, lesson.regimen)
 
     def start(self) -> Tensor:
         return self._starts[:, : self.flat.size].clone()
 
     def phase(self, x: Tensor, round: int) -> tuple[Tensor, Tensor, float]:
-        plan = self.lesson.regimen
-        rate, shared = plan.rate(round), self.flat.parameters[-1].stop
+        rate = self.lesson.regimen.rate
         after, losses = torch.empty_like(x), x.new_empty(self.n)
-        after[:, shared:] = x[:, shared:]
         set_mode(self.flat.module, training=True)
-        for tile in self._tiles:
-            tile.theta[:, :shared] = x[tile.rows, :shared]
-            constants = _views(self.flat.buffers, x[tile.rows])
-            for group in tile.optimizer.param_groups:
-                group["lr"] = rate
-            total = x.new_zeros(len(tile.streams))
-            for index in tile.batches(round, plan.batch):
-                inputs, targets = self.lesson.train.batch(index.reshape(-1))
-                gradients, loss = self._gradient(
-                    tile.values, constants, _rows(inputs, len(index)), _rows(targets, len(index))
-                )
-                tile.step(gradients, plan.clip)
-                total += loss
-            after[tile.rows, :shared] = tile.theta[:, :shared]
-            losses[tile.rows] = total / tile.steps
-        return after, losses, optimizers.ratio(plan.rate, round)
+        self._trace(x)
+
+        def train(tile: Tile) -> None:
+            losses[tile.rows] = self._train(tile, x, after, round)
+
+        # what is not traced borrows the one module, so tiles must take turns
+        (self.crew if self._traces else ALONE).map(train, self._tiles)
+        return after, losses, optimizers.ratio(rate, round)
+
+    def _train(self, tile: Tile, x: Tensor, after: Tensor, round: int) -> Tensor:
+        """A tile's local phase, from its rows of x to those of `after`; its nodes' mean losses `[t]`."""
+        plan = self.lesson.regimen
+        gradient = self._traces.get(len(tile.streams), self._gradient)
+        constants = tile.begin(x, after, plan.rate(round))
+        total = x.new_zeros(len(tile.streams))
+        for index in tile.batches(round, plan.batch):
+            inputs, targets = self.lesson.train.batch(index.reshape(-1))
+            gradients, loss = gradient(
+                tile.values, constants, _rows(inputs, len(index)), _rows(targets, len(index))
+            )
+            tile.step(gradients, plan.clip)
+            total += loss
+        tile.end(after)
+        return total / tile.steps
+
+    def _trace(self, x: Tensor) -> None:
+        """Traces the gradient for every size of tile, once so many steps were made that it pays."""
+        if self._traces or not self._traceable:
+            return
+        self._untraced += sum(tile.steps for tile in self._tiles)
+        sizes = {len(tile.streams): tile for tile in self._tiles}
+        if self._untraced < TRACE_AFTER * len(sizes):
+            return
+        for size, tile in sizes.items():
+            inputs, targets = self.lesson.train.batch(np.zeros(size * self.lesson.regimen.batch, np.int64))
+            constants = tile.begin(x, torch.empty_like(x), 0.0)
+            example = (tile.values, constants, _rows(inputs, size), _rows(targets, size))
+            try:
+                self._traces[size] = trace(self._gradient, example)
+            except Exception as error:  # whatever the tracer does not know
+                log.info("the gradient is not traced: %s", _first_line(error))
+                self._traceable = False
+                self._traces.clear()
+                return
 
     def evaluate(self, x: Tensor) -> dict[str, Tensor]:
         own = self._own()
@@ -120,6 +164,31 @@ class BatchedCohort:
                 log.warning("models are evaluated one after the other, not batched: %s", _first_line(error))
                 self._rowwise = True
         return _gathered([self._evaluate_row(row) for row in full], x)
+
+    @torch.no_grad()
+    def validate(
+        self, models: Tensor, nodes: NDArray[np.int64], whose: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        own, found = self._own(), np.zeros(len(nodes))
+        set_mode(self.flat.module, training=False)
+        for node in np.unique(nodes):
+            at = np.flatnonzero(nodes == node)
+            held = self._streams[node].held
+            if len(held):
+                rows = torch.cat([models[whose[at]], own[node].expand(len(at), -1)], dim=1)
+                found[at] = self._losses(rows, *self.lesson.train.batch(held)).tolist()
+        return found
+
+    def _losses(self, rows: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each model `[m, total]` on the same samples, `[m]`."""
+        module = self.flat.module
+
+        def loss(values: Values) -> Tensor:
+            outputs = torch.as_tensor(functional_call(module, dict(values), (inputs,)))
+            return self.lesson.task.loss(outputs, targets)
+
+        values = views((*self.flat.parameters, *self.flat.buffers, *self.flat.local), rows)
+        return torch.stack([loss({name: v[k] for name, v in values.items()}) for k in range(len(rows))])
 
     @torch.no_grad()
     def _evaluate_batched(self, full: Tensor) -> dict[str, Tensor]:
@@ -136,8 +205,8 @@ class BatchedCohort:
             return {"loss": task.loss(outputs, targets), **metrics}
 
         found = []
-        for rows in torch.split(full, max(1, EVAL_ROWS // len(self.lesson.test))):
-            values = _views(segments, rows)
+        for some in torch.split(full, max(1, EVAL_ROWS // len(self.lesson.test))):
+            values = views(segments, some)
             outputs = [vmap(forward, (0, None))(values, chunk) for chunk in torch.split(inputs, CHUNK)]
             found.append(vmap(scores)(torch.cat(outputs, dim=1)))
         return {name: torch.cat([part[name] for part in found]) for name in found[0]}
@@ -150,7 +219,8 @@ class BatchedCohort:
         """What each node does not share, `[n, l]`."""
         own = self._starts[:, self.flat.size :].clone()
         for tile in self._tiles:
-            own[tile.rows] = tile.theta[:, self.flat.parameters[-1].stop :]
+            if tile.own is not None:
+                own[tile.rows] = tile.own
         return own
 
 
@@ -184,88 +254,16 @@ class LoopCohort:
         learner.flat.buffer.copy_(kept)
         return found
 
+    def validate(
+        self, models: Tensor, nodes: NDArray[np.int64], whose: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        pairs = zip(nodes.tolist(), whose.tolist(), strict=True)
+        return np.array([self.learners[i].validate(models[j]) for i, j in pairs])
+
     @staticmethod
     def _evaluate_row(learner: ModuleLearner, row: Tensor) -> dict[str, float]:
         learner.load(row)
         return learner.evaluate()
-
-
-class Tile:
-    """Nodes trained together, all with the same number of steps; each has its own row and optimiser state.
-
-    `theta` and `gradient` are `[t, p + l]`: the shared parameters, then those that nodes keep to themselves.
-    """
-
-    def __init__(
-        self,
-        nodes: Index,
-        streams: Sequence[Stream],
-        steps: int,
-        segments: Sequence[Segment],
-        matrices: tuple[Tensor, Tensor],
-        make: optimizers.Make,
-    ) -> None:
-        run = int(nodes[-1] - nodes[0]) == len(nodes) - 1
-        self.rows = slice(int(nodes[0]), int(nodes[-1]) + 1) if run else torch.from_numpy(nodes)
-        self.streams, self.steps = [streams[node] for node in nodes], steps
-        self.theta, self.gradient = matrices
-        self.values = _views(segments, self.theta)
-        self._slots = _views(segments, self.gradient)
-        self.optimizer = make([self.theta])
-        self._first, self._drawn = 0, np.empty((len(nodes), 0, steps, 0), dtype=np.int64)
-
-    def batches(self, round: int, batch: int) -> list[Index]:
-        """The dataset indices of each step of a round, `[t, batch]`; drawn for several rounds at a time."""
-        if not self._first <= round < self._first + self._drawn.shape[1]:
-            count = self.steps * batch
-            rounds = max(1, min(64, AHEAD // count))
-            drawn = take(self.streams, round * count, rounds * count)
-            self._first = round
-            self._drawn = drawn.reshape(len(drawn), rounds, self.steps, batch)
-        return list(self._drawn[:, round - self._first].swapaxes(0, 1))
-
-    def step(self, gradients: Values, clip: float) -> None:
-        """One optimiser step of every node; `clip` bounds the 2-norm of each node's gradient (0: off)."""
-        for name, gradient in gradients.items():
-            self._slots[name].copy_(gradient)
-        if clip:
-            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
-            self.gradient.mul_((clip / (norm + 1e-6)).clamp(max=1.0))
-        self.theta.grad = self.gradient
-        self.optimizer.step()
-
-
-def _tiles(flat: Flat, starts: Tensor, streams: Sequence[Stream], lesson: Lesson) -> list[Tile]:
-    """Nodes of equal numbers of steps, cut so that a tile's parameters are about TILE_BYTES."""
-    shared, kept = flat.parameters[-1].stop, starts.shape[1] - flat.size
-    shift = flat.size - shared
-    moved = [s._replace(start=s.start - shift, stop=s.stop - shift) for s in flat.local]
-    segments = [*flat.parameters, *moved]
-    most = max(1, TILE_BYTES // ((shared + kept) * starts.element_size()))
-    steps = np.array([lesson.regimen.steps(len(stream.part)) for stream in streams])
-    groups = [np.flatnonzero(steps == count) for count in np.unique(steps)]
-    runs = [run for group in groups for run in np.split(group, range(most, len(group), most))]
-    room = starts.new_empty((2, max(map(len, runs)), shared + kept))  # tiles take turns in it
-    tiles = []
-    for nodes in runs:
-        theta = room[0, : len(nodes)]
-        if kept:
-            theta = starts.new_empty(len(nodes), shared + kept)
-            theta[:, shared:] = starts[torch.from_numpy(nodes), flat.size :]
-        matrices = (theta, room[1, : len(nodes)])
-        tiles.append(Tile(nodes, streams, int(steps[nodes[0]]), segments, matrices, lesson.regimen.make))
-    return tiles
-
-
-def _gradient(flat: Flat, lesson: Lesson) -> Callable[..., tuple[dict[str, Tensor], Tensor]]:
-    """(values, constants, inputs, targets), each batched over nodes -> gradients by name, losses `[t]`."""
-
-    def loss(values: Values, constants: Values, inputs: Tensor, targets: Tensor) -> Tensor:
-        outputs = functional_call(flat.module, {**values, **constants}, (inputs,))
-        return lesson.task.loss(outputs, targets)
-
-    batched: Callable[..., tuple[dict[str, Tensor], Tensor]] = vmap(grad_and_value(loss))
-    return batched
 
 
 def _obstacle(flats: Sequence[Flat], lesson: Lesson) -> str:
@@ -286,8 +284,8 @@ def _obstacle(flats: Sequence[Flat], lesson: Lesson) -> str:
     inputs, targets = lesson.train.batch(np.zeros(2 * plan.batch, dtype=np.int64))
     set_mode(flat.module, training=True)
     try:
-        _gradient(flat, lesson)(
-            _views(trained, twice), _views(flat.buffers, twice), _rows(inputs, 2), _rows(targets, 2)
+        batched_gradient(flat.module, lesson.task.loss)(
+            views(trained, twice), views(flat.buffers, twice), _rows(inputs, 2), _rows(targets, 2)
         )
     except Exception as error:  # whatever the model does that vmap does not
         return _first_line(error)
@@ -302,11 +300,6 @@ def _same_rest(flat: Flat, other: Flat) -> bool:
         name in seen or torch.equal(tensor, theirs[name])
         for name, tensor in (*flat.module.named_parameters(), *flat.module.named_buffers())
     )
-
-
-def _views(segments: Sequence[Segment], rows: Tensor) -> dict[str, Tensor]:
-    """name -> the segment's columns of `[t, ...]` as `[t, *shape]`."""
-    return {s.name: rows[:, s.start : s.stop].view(len(rows), *s.shape) for s in segments}
 
 
 def _rows(batch: Tensor, nodes: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from gossipfl.config import load_config
-from gossipfl.learning import cohort as cohorts
+from gossipfl.learning import tiles as tiling
 from gossipfl.learning.cohort import BatchedCohort, LoopCohort
 from gossipfl.learning.optimizers import ELEMENTWISE
 from gossipfl.learning.task import Task, accuracy
@@ -146,7 +146,7 @@ def test_tied_and_frozen_parameters_and_constant_buffers_are_batched(buffers: st
 
 
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohorts, "TILE_BYTES", 2 * 51 * 8)
+    monkeypatch.setattr(tiling, "BYTES", 2 * 51 * 8)
     load = ready(train__momentum=0.9, data__partition="quantity", algorithm__local_epochs=1)
 
     cohort = load.cohort()

@@ -1,0 +1,114 @@
+"""A gradient batched over nodes, traced once into its few tensor operations.
+
+`torch.func` finds out anew at each call what to do; for small models that costs as much as doing it. A trace
+repeats the same operations, hence the same bits, for tensors of the same shapes. It also repeats whatever
+Python decided while it was made, so only code that decides by shapes alone is traced: PyTorch's own modules
+and losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+Values = Mapping[str, Tensor]  # name -> [t, *shape]
+Gradient = Callable[[Values, Values, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
+"""(values, constants, inputs, targets), each batched over nodes -> gradients by name, losses `[t]`."""
+
+_OWN = ("torch.nn.modules.", "torch.nn.functional")
+_ATEN = torch.ops.aten
+
+
+def batched_gradient(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> Gradient:
+    """The gradient of the loss of a module for many sets of parameters at once; it borrows the module."""
+
+    def lost(values: Values, constants: Values, inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(functional_call(module, {**values, **constants}, (inputs,)), targets)
+
+    batched: Gradient = vmap(grad_and_value(lost))
+    return batched
+
+
+def safe(module: nn.Module, loss: object) -> bool:
+    """Is what the two compute a function of shapes and values alone, whenever they are called?"""
+    return all(_plain(part) for part in module.modules()) and _known(loss)
+
+
+def trace(gradient: Gradient, example: tuple[Values, Values, Tensor, Tensor]) -> Gradient:
+    """`gradient` for arguments of the shapes of `example`, without the parts that change nothing.
+
+    The result keeps no state: threads may call it at once.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    traced: fx.GraphModule = make_fx(gradient)(*example)
+    if not any(_writes(node) for node in traced.graph.nodes):
+        _simplify(traced.graph)
+        traced.recompile()
+    return traced
+
+
+def _plain(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return type(module).__module__.startswith(_OWN) and not any(hooks)
+
+
+def _known(loss: object) -> bool:
+    if isinstance(loss, partial):
+        return _known(loss.func)
+    if isinstance(loss, nn.Module):
+        return all(_plain(part) for part in loss.modules())
+    return getattr(loss, "__module__", "").startswith(_OWN)
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _simplify(graph: fx.Graph) -> None:
+    """Leaves out what gives its argument back, and computes once what is computed twice alike."""
+    seen: dict[object, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        same = _same(node)
+        if same is None:
+            key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+            same = seen.setdefault(key, node)
+        if same is not node:
+            node.replace_all_uses_with(same)
+    graph.eliminate_dead_code()
+
+
+def _same(node: fx.Node) -> fx.Node | None:
+    """The earlier node whose value this one has, element for element, strides included."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if node.target in (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.expand.default):
+        before, after = source.meta["val"], node.meta["val"]
+        if before.shape == after.shape and before.stride() == after.stride():
+            return source
+    if node.target is _ATEN.mul.Scalar and node.args[1] == 1 and type(node.args[1]) is int:
+        return source
+    twice = node.target is _ATEN.transpose.int and source.target is _ATEN.transpose.int
+    if twice and node.args[1:] == source.args[1:] and isinstance(source.args[0], fx.Node):
+        return source.args[0]
+    return None
+
+
+def _frozen(value: object) -> object:
+    if isinstance(value, Mapping):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(_frozen, value))
+    return value if isinstance(value, fx.Node) else (type(value), value)
