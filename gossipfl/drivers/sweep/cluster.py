@@ -1,0 +1,92 @@
+"""Cells on a Ray cluster, local or remote (https://docs.ray.io); `ray` is an extra."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gossipfl.drivers.sweep.pool import SILENCE, Answer, Job
+from gossipfl.errors import ConfigError, Problem
+
+
+def _ray() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Ray itself imports
+            import ray
+    except ImportError as error:
+        right = 'pip install "gossipfl[ray]"'
+        raise ConfigError(Problem("--on ray", "the package ray is not installed", right)) from error
+    return ray
+
+
+class Cluster:
+    """The Ray cluster that is there already (RAY_ADDRESS, `ray start`, or `ray.init` before), else one on
+    this machine with `size` processors, which ends with the `with`.
+
+    gossipfl must be installed on every machine of the cluster, in the same version. Raises ConfigError where
+    ray is not installed.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self._size, self._ray = size, _ray()
+
+    def __enter__(self) -> Self:
+        self._own = False
+        if not self._ray.is_initialized():
+            quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    self._ray.init(address="auto", **quiet)
+                except ConnectionError:
+                    self._own = True
+                    self._ray.init(address="local", num_cpus=self._size, include_dashboard=False, **quiet)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._own:
+            self._ray.shutdown()
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Answer | None]:
+        ray = self._ray
+        remote = ray.remote(num_cpus=1, max_retries=0)(_run)
+        at_once = self._size or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting, running = iter(jobs), dict[Any, Job]()
+        try:
+            while True:
+                while len(running) < at_once and (job := next(waiting, None)) is not None:
+                    running[remote.remote(job._asdict(), str(Path.cwd()))] = job
+                if not running:
+                    return
+                ready, _ = ray.wait(list(running), timeout=SILENCE)
+                if not ready:
+                    yield None
+                for reference in ready:
+                    job = running.pop(reference)
+                    try:
+                        yield {**ray.get(reference), "cell": job.cell}
+                    except ray.exceptions.RayError as error:
+                        words = str(error).strip().splitlines() or [type(error).__name__]
+                        yield {"cell": job.cell, "error": f"Ray: {words[0]}"}
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _run(job: Mapping[str, object], folder: str) -> dict[str, object]:
+    """A cell in a process of the cluster, in the folder the sweep was started in where there is one."""
+    import torch
+
+    from gossipfl.drivers.sweep.cell import run_cell
+
+    if os.path.isdir(folder):  # noqa: PTH112
+        os.chdir(folder)
+    torch.set_num_threads(1)
+    return run_cell(job)
