@@ -45,11 +45,20 @@ def trace(gradient: Gradient, example: tuple[Values, Values, Tensor, Tensor]) ->
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    traced: fx.GraphModule = make_fx(gradient)(*example)
+    traced = make_fx(gradient)(*example)
     if not any(_writes(node) for node in traced.graph.nodes):
         _simplify(traced.graph)
-        traced.recompile()
-    return traced
+    traced.graph.set_codegen(fx.graph.CodeGen())  # tensors in a row, no trees to take apart and to build
+    traced.recompile()
+    names = tuple(example[0])
+
+    def repeat(
+        values: Values, constants: Values, inputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        *gradients, losses = traced(*values.values(), *constants.values(), inputs, targets)
+        return dict(zip(names, gradients, strict=True)), losses
+
+    return repeat
 
 
 def _plain(module: nn.Module) -> bool:
