@@ -86,7 +86,9 @@ def _parse(command: click.Command, name: str, arguments: list[str]) -> list[clic
     context = command.make_context(name, arguments, resilient_parsing=False)
     if not isinstance(command, click.Group):
         return [context]
-    sub, inner, rest = command.resolve_command(context, [*getattr(context, "_protected_args", ()), *context.args])
+    sub, inner, rest = command.resolve_command(
+        context, [*getattr(context, "_protected_args", ()), *context.args]
+    )
     assert sub is not None and inner is not None
     return [context, *_parse(inner, sub, rest)]
 
