@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gossipfl.config import Config
+from gossipfl.core import asynchronous
 from gossipfl.core.aggregate import Row
 from gossipfl.core.messages import PROTOCOL_VERSION
-from gossipfl.core.recipe import Recipe, make_rule, recipe
-from gossipfl.errors import ConfigError
-from gossipfl.topology import schedule
+from gossipfl.core.recipe import Choices, Recipe, make_rule, recipe
+from gossipfl.core.stopping import end_of
+from gossipfl.errors import ConfigError, Problem
+from gossipfl.topology import Schedule, schedule
+from gossipfl.topology.weights import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Plan:
             }
         return sorted(found)
 
+    def end_of(self, node: int, rounds: int) -> int:
+        """After how many rounds all nodes end, if `node` has seen enough after `rounds`."""
+        return end_of(self.recipe.schedule, node, rounds, self.recipe.rule.early, self.rounds)
+
     def about(self, model: tuple[tuple[str, tuple[int, ...], str], ...], data_hash: str) -> dict[str, object]:
         """What a node tells when it meets another: both must say the same."""
         graph = hashlib.sha256()
@@ -90,25 +97,75 @@ def neighbors(edges: list[tuple[int, int]], node: int) -> tuple[int, ...]:
     return tuple(sorted({i + j - node for i, j in edges if node in (i, j)}))
 
 
-def plan(config: Config, sizes: tuple[int, ...] | None = None) -> Plan:
-    """Build graph and rule and check that they fit; `sizes`: samples of each node, for weights by data.
+def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -> Plan:
+    """Build graph and rule and check that they fit.
 
-    Raises ConfigError with every reason they do not."""
-    algorithm, topology = config.algorithm, config.topology
+    sizes: samples of each node, for weights by data. plain: the last so many elements of x are no parameters
+    (buffers, optimizer state). Raises ConfigError with every reason they do not."""
+    algorithm = config.algorithm
+    if algorithm.exchange != "rounds":
+        mixing, _ = _schedule(config, sizes, columns=False)
+        made = asynchronous.recipe(algorithm.exchange, algorithm.rule, algorithm.extra, mixing)
+        return Plan(config, made)
+    choices = Choices(
+        algorithm.every,
+        config.wire.codec,
+        algorithm.aggregate,
+        config.train.lr_schedule == "agreement",
+        algorithm.average_optimizer,
+        plain,
+    )
+    problems: list[Problem] = []
+    columns = False
     try:
-        mixing = schedule(
+        own = {key: value for key, value in algorithm.extra.items() if key != "lazy"}
+        columns = "column-stochastic" in make_rule(algorithm.rule, own)[0].needs
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        mixing, notes = _schedule(config, sizes, columns)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from error
+    made = recipe(algorithm.rule, algorithm.extra, mixing, choices)
+    return Plan(config, replace(made, notes=(*notes, *made.notes)))
+
+
+def _schedule(
+    config: Config, sizes: tuple[int, ...] | None, columns: bool
+) -> tuple[Schedule, tuple[str, ...]]:
+    """The schedule of a config, and what was chosen for the user: with `columns`, columns that sum to one are
+    needed, and where the weights are the default and do not have them, column-stochastic ones are taken."""
+    topology = config.topology
+
+    def make(weights: str) -> Schedule:
+        return schedule(
             topology.graph,
             config.swarm.nodes,
-            weights=topology.weights,
+            weights=weights,
             seed=config.swarm.seed,
             allow_disconnected=topology.allow_disconnected,
             pi=topology.pi or sizes,
         )
+
+    try:
+        made = make(topology.weights)
+        if not columns or topology.weights != DEFAULT or _fits(made):
+            return made, ()
     except ConfigError as error:
-        problems = list(error.problems)
-        try:
-            make_rule(algorithm.rule, {k: v for k, v in algorithm.extra.items() if k != "lazy"})
-        except ConfigError as also:
-            problems += also.problems
-        raise ConfigError(problems) from error
-    return Plan(config, recipe(algorithm.rule, algorithm.extra, mixing, algorithm.every))
+        keys = {problem.key for problem in error.problems}
+        if not columns or topology.weights != DEFAULT or keys != {"topology.weights"}:
+            raise
+    note = (
+        f"{config.algorithm.rule}: weights column-stochastic are taken, {DEFAULT} has no fitting columns here"
+    )
+    try:
+        return make("column-stochastic"), (note,)
+    except ConfigError:
+        return make(
+            DEFAULT
+        ), ()  # a schedule with matrices of its own: whether they fit is for the recipe to say
+
+
+def _fits(made: Schedule) -> bool:
+    """Do the columns sum to one, or did the matrix come with the graph, so that it is the user's own?"""
+    return made.graph(0).matrix is not None or made.mixing(0).column_stochastic
