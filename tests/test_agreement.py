@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 import gossipfl
-from gossipfl.core.recipe import RULES
 
 torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
 D = 7
 
+#: The rules whose payload is one vector a round, or two.
+RULES = ("none", "dpsgd", "dpsgd-cta", "gradient", "qg", "d2", "gradient-tracking", "diging")
 #: A graph of each kind: even cycle, lattice with an odd side, hub, one that changes in a period, one that is
 #: drawn anew in every round.
 GRAPHS = {"ring": 8, "torus:3x3": 9, "star": 6, "base:2": 7, "epidemic:2": 8}
