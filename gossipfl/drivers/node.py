@@ -217,7 +217,7 @@ class Node:
         while self._control.poll(0):
             try:
                 word = json.loads(self._control.recv_bytes())
-            except EOFError:
+            except (EOFError, OSError):
                 raise Stopped("whoever started this node is gone") from None
             if "stop" in word:
                 raise Stopped("told to stop")
@@ -235,7 +235,10 @@ class Node:
     # ------------------------------------------------------------------ telling
 
     def _say(self, word: dict[str, object]) -> None:
-        self._control.send_bytes(json.dumps(word).encode())
+        try:
+            self._control.send_bytes(json.dumps(word).encode())
+        except OSError:
+            raise Stopped("whoever started this node is gone") from None
 
     def _complain(self) -> None:
         """Say once in a while for whom this node waits, and what their beats tell."""
@@ -300,7 +303,7 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
         log.exception("%s: in round %d", config.names[place.node], node.rounds + 1)
         word = {"error": f"{type(error).__name__}: {error} (in round {node.rounds + 1}; see log.txt)"}
     if word:
-        with suppress(OSError):  # there may be nobody left to be told
+        with suppress(Stopped):  # there may be nobody left to be told
             node._say({**_account(node), **word})
 
 

@@ -26,7 +26,8 @@ GRACE: Final = 1.7
 #: Modules are found where the caller finds them, and nowhere else: a file `random.py` beside someone's
 #: notebook must not become everyone's `random`.
 ZYGOTE: Final = (
-    "import sys; sys.path[:] = sys.argv[1:]; from gossipfl.drivers.zygote import main; sys.exit(main())"
+    "import sys; sys.path[:] = sys.argv[2:];"
+    " from gossipfl.drivers.zygote import main; sys.exit(main(sys.argv[1]))"
 )
 #: Characters that the path of a socket's folder may have (a socket's own path is limited to about a hundred).
 SHORT: Final = 80
@@ -58,7 +59,6 @@ class Swarm:
         job = {
             "config": self._config.to_dict(),
             "folder": str(self._folder.absolute()),
-            "scratch": str(self._scratch),
             "epoch": time.monotonic(),
             "save_models": self._save_models,
         }
@@ -70,7 +70,7 @@ class Swarm:
         self._log = (self._folder / "log.txt").open("ab")
         path = [str(Path(entry).absolute()) for entry in sys.path]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", ZYGOTE, *path],
+            [sys.executable, "-P", "-c", ZYGOTE, str(self._scratch), *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -140,7 +140,7 @@ class Swarm:
         lines = (self._folder / "log.txt").read_text(errors="replace").strip().splitlines()
         code = self._process.wait()
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return lines[-1] if lines else how
+        return lines[-1] if lines and code >= 0 else how
 
 
 def scratch_folder() -> Path:

@@ -16,6 +16,7 @@ import json
 import logging
 import multiprocessing
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -280,48 +281,21 @@ def _warm(load: Workload) -> None:
     learner.evaluate()
 
 
-def main() -> int:
-    """Serve one job."""
+def main(scratch: str) -> int:
+    """Serve one job; `scratch`: the folder for sockets, and for what does not fit into the run's."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
 
     def tell(word: Mapping[str, object]) -> None:
-        channel.write(json.dumps(word) + "\n")
+        with suppress(BrokenPipeError):  # whoever asked is gone: the end of standard input tells so
+            channel.write(json.dumps(word) + "\n")
 
     with open(0, "rb", buffering=0, closefd=False) as asked:  # unbuffered: what follows is for the selector
         line = asked.readline()
-    if not line.endswith(b"\n"):
-        return 0  # whoever asked is gone already
-    job = json.loads(line)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
-    folder, scratch = Path(job["folder"]), Path(job["scratch"])
-    _raise_limits()
     try:
-        config = load_config(job["config"])
-        import torch
-
-        torch.set_num_threads(1)
-        load = workload(config)
-        made = plan(config, load.sizes)
-        _warm(load)
-        with Nursery(made, load, (folder, scratch), job["epoch"], tell) as nursery:
-            outcome = nursery.watch()
-        if nursery.interrupted:
-            shutil.rmtree(scratch, ignore_errors=True)  # whoever asked may not live to do it
-            return 0
-        torch.set_num_threads(os.cpu_count() or 1)
-        models = folder / ".models.npz"
-        try:
-            save_array(models, outcome, config.names)
-            if job["save_models"] or outcome.diverged:
-                save_models(folder, load, outcome, config.names)
-        except OSError as error:
-            tell({"unsaved": f"{folder}: the models are not kept: {error.strerror or error}"})
-            models = scratch / models.name
-            save_array(models, outcome, config.names)
-        summary = summarize(made, load, outcome)
-        tell({"summary": summary, "models": str(models), "diverged": outcome.diverged})
+        return _serve(json.loads(line), Path(scratch), tell) if line.endswith(b"\n") else 0
     except ConfigError as error:
         tell({"problems": [list(p) for p in error.problems]})
         return 2
@@ -332,6 +306,37 @@ def main() -> int:
     except GossipError as error:
         tell({"error": str(error)})
         return 1
+    finally:
+        if select.select([0], [], [], 0)[0]:  # told to stop, or nobody is left to clear up
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
+    import torch
+
+    folder = Path(job["folder"])
+    _raise_limits()
+    config = load_config(job["config"])
+    torch.set_num_threads(1)
+    load = workload(config)
+    made = plan(config, load.sizes)
+    _warm(load)
+    with Nursery(made, load, (folder, scratch), job["epoch"], tell) as nursery:
+        outcome = nursery.watch()
+    if nursery.interrupted:
+        return 0
+    torch.set_num_threads(os.cpu_count() or 1)
+    models = folder / ".models.npz"
+    try:
+        save_array(models, outcome, config.names)
+        if job["save_models"] or outcome.diverged:
+            save_models(folder, load, outcome, config.names)
+    except OSError as error:
+        tell({"unsaved": f"{folder}: the models are not kept: {error.strerror or error}"})
+        models = scratch / models.name
+        save_array(models, outcome, config.names)
+    summary = summarize(made, load, outcome)
+    tell({"summary": summary, "models": str(models), "diverged": outcome.diverged})
     return 0
 
 
@@ -346,7 +351,3 @@ def _raise_limits() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
