@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import pytest
 
@@ -148,6 +150,16 @@ class Running:
         until(lambda: not self.others(), f"nothing is left of it: {self.others()}", deadline)
         return Ended(code, *self.text())
 
+    def leftovers(self) -> list[str]:
+        """What gossipfl has left in the temporary folder."""
+        return [path.name for path in self.temporary.iterdir() if path.name.startswith("gossipfl-")]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of summary.json."""
+        found = json.loads((self.out / "summary.json").read_text())
+        assert isinstance(found, dict)
+        return found
+
     def text(self) -> tuple[str, str]:
         """What it has printed so far: standard output and standard error."""
         out, err = (Path(stream.name).read_text(errors="replace") for stream in self._streams)
@@ -163,7 +175,26 @@ class Running:
         self.process.wait(DEADLINE)
 
 
-Start = Callable[..., Running]
+class Start(Protocol):
+    """Starts a command."""
+
+    def __call__(
+        self,
+        *arguments: str,
+        command: Sequence[str] | None = None,
+        out: Path | None = None,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Running: ...
+
+
+Until = Callable[..., Any]
+
+
+@pytest.fixture(name="until")
+def waits_until() -> Until:
+    """`until(condition, what, deadline)`."""
+    return until
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -176,9 +207,14 @@ def nothing_is_left() -> Iterator[None]:
     until(lambda: not set(marked(SESSION, value)) - {me}, "no process of the tests is left", 30)
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `gossipfl ARGUMENTS --out OUT` (or another command line) in a process of its own."""
+def python(code: str) -> list[str]:
+    """The command line of a script."""
+    return [sys.executable, "-c", code]
+
+
+@contextmanager
+def starting(folder: Path) -> Iterator[Start]:
+    """A `Start` whose commands run in `folder` and leave their files in `folder/run`; nothing outlives it."""
     with ExitStack() as stack:
 
         def begin(
@@ -188,26 +224,24 @@ def start(tmp_path: Path) -> Iterator[Start]:
             cwd: Path | None = None,
             environment: Mapping[str, str] | None = None,
         ) -> Running:
-            out, mark = out or tmp_path / "run", uuid.uuid4().hex
-            short = Path(tempfile.mkdtemp(prefix="gt-", dir="/tmp"))
-            streams = (
-                stack.enter_context((short.parent / f"{short.name}.out").open("wb")),
-                stack.enter_context((short.parent / f"{short.name}.err").open("wb")),
+            out, mark = out or folder / "run", uuid.uuid4().hex
+            temporary = Path(tempfile.mkdtemp(prefix="gt-", dir="/tmp"))
+            streams = tuple(
+                stack.enter_context(temporary.with_suffix(end).open("wb")) for end in (".out", ".err")
             )
-            line = command or [GOSSIPFL, *arguments, "--out", str(out)]
             running = Running(
                 subprocess.Popen(
-                    line,
+                    command or [GOSSIPFL, *arguments, "--out", str(out)],
                     stdin=subprocess.DEVNULL,
                     stdout=streams[0],
                     stderr=streams[1],
-                    cwd=cwd or tmp_path,
-                    env={**os.environ, MARK: mark, "TMPDIR": str(short), **(environment or {})},
+                    cwd=cwd or folder,
+                    env={**os.environ, MARK: mark, "TMPDIR": str(temporary), **(environment or {})},
                 ),
                 mark,
                 out,
-                short,
-                streams,
+                temporary,
+                (streams[0], streams[1]),
             )
             stack.callback(_clear, running)
             return running
@@ -215,11 +249,22 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield begin
 
 
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `gossipfl ARGUMENTS --out OUT` (or another command line) in a process of its own."""
+    with starting(tmp_path) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """The same for runs that several tests look at."""
+    with starting(tmp_path_factory.mktemp("once")) as begin:
+        yield begin
+
+
 def _clear(running: Running) -> None:
     running.kill()
     for stream in running._streams:
         Path(stream.name).unlink(missing_ok=True)
-    left = [path.name for path in running.temporary.iterdir()]
-    subprocess.run(["rm", "-rf", str(running.temporary)], check=True)
-    if running.process.returncode != -signal.SIGKILL:
-        assert not left, f"left in the temporary folder: {left}"
+    shutil.rmtree(running.temporary, ignore_errors=True)
