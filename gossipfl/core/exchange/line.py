@@ -21,6 +21,14 @@ class Post(NamedTuple):
     about: Mapping[str, object]  # what peers must agree on
 
 
+def straggles(phases: int, of: int) -> bool:
+    """Is a node that has made so many local phases far behind neighbours that have made all of theirs?
+
+    Then it ends with them: it would learn from its own data alone from here on, and carry that into them.
+    """
+    return 2 * phases < of
+
+
 class Kept(NamedTuple):
     """A payload that is kept until the exchange it belongs to is over."""
 
@@ -69,6 +77,15 @@ class Lines:
     def settled(self) -> bool:
         """Everyone has said goodbye: this node, and every neighbour whose line stands."""
         return self.parted and all(line.done or not line.up for line in self.by_peer.values())
+
+    def deserted(self) -> bool:
+        """Every neighbour has made its local phases; those that were lost before do not count."""
+        done = [line.done for line in self.by_peer.values() if line.done or line.up]
+        return bool(done) and all(done)
+
+    def silent(self) -> tuple[int, ...]:
+        """The neighbours whose line stands and who have not said goodbye."""
+        return tuple(j for j, line in self.by_peer.items() if line.up and not line.done)
 
     def open(self, event: Received) -> Line | None:
         """The line a message came in on, or None: a superseded session is discarded unread."""

@@ -7,9 +7,10 @@ Node i asks with a copy a of its parameters and trains on. Node j, between two o
 copy b of its own, answers with it and adds (a - b) / 2; when the answer is there, i adds (b - a) / 2. The two
 increments cancel exactly, so the sum over the nodes is kept whatever happened in between.
 
-At most one exchange is in flight at a node: while its own ask is, it declines others'. Where two nodes ask
-each other, the lower one's ask counts and the other's is void. An exchange counts at both ends or at neither
-also when a line breaks: an answer is kept, and given again if the asker comes back without it.
+At most one exchange is in flight at a node: while its own ask is, it declines others'. A node that is
+declined asks another neighbour, each at most once after a local phase. Where two nodes ask each other, the
+lower one's ask counts and the other's is void. An exchange counts at both ends or at neither also when a line
+breaks: an answer is kept, and given again if the asker comes back without it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.exchange.line import Kept, Line, Lines, Post
+from gossipfl.core.exchange.line import Kept, Line, Lines, Post, straggles
 from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing, Refuse, Vectors, Welcome
 from gossipfl.draw import Purpose
 from gossipfl.errors import LocalProtocolError
@@ -52,6 +53,7 @@ class Pairwise:
         self.lines = Lines(post)
         self._post, self._every = post, every
         self._number = -1
+        self._tried: set[int] = set()  # asked since the last local phase
         self._x: Tensor | None = None
 
     # ------------------------------------------------------------------ what a driver asks
@@ -84,6 +86,10 @@ class Pairwise:
         """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
         return self.lines.missing()
 
+    def silent(self) -> tuple[int, ...]:
+        """Who is waited for at the end."""
+        return self.lines.silent()
+
     # ------------------------------------------------------------------ asking
 
     def _trained(self) -> list[Effect]:
@@ -91,20 +97,22 @@ class Pairwise:
             raise LocalProtocolError("Trained: no local phase was under way")
         self.phases += 1
         effects: list[Effect] = []
+        self._tried.clear()
         if self.phases % self._every == 0 and self.asking is None:
-            effects += self._ask(self._x)
+            effects += self._ask()
         if self.phases < self._post.phases:
             effects.append(Train())
         return effects
 
-    def _ask(self, x: Tensor) -> list[Effect]:
-        free = [j for j in self.lines.up() if self.lines.by_peer[j].asked is None]
-        if not free:
+    def _ask(self) -> list[Effect]:
+        free = [j for j in self.lines.up() if self.lines.by_peer[j].asked is None and j not in self._tried]
+        if not free or self._x is None:
             return []
         self._number += 1
         drawn = int(draw.bits(self._post.seed, Purpose.PEER, self._post.node, self._number))
         line = self.lines.by_peer[free[drawn % len(free)]]
-        line.asked, self.asking = Kept(self._number, (x.clone(),)), line.peer
+        line.asked, self.asking = Kept(self._number, (self._x.clone(),)), line.peer
+        self._tried.add(line.peer)
         assert line.session is not None
         return [Send(line.peer, line.session, Ask(*line.asked))]
 
@@ -133,9 +141,10 @@ class Pairwise:
             case Answer(number, payload):
                 return self._answered(line, number, payload)
             case Decline(number):
-                if line.asked is not None and line.asked.number == number:
-                    self._over(line)
-                return []
+                if line.asked is None or line.asked.number != number:
+                    return []
+                self._over(line)
+                return self._ask() if self.asking is None else []
             case Nothing():
                 line.done = True
                 return []
@@ -179,7 +188,10 @@ class Pairwise:
 
     def _leave(self) -> list[Effect]:
         waits = any(line.up and line.asked is not None for line in self.lines.by_peer.values())
-        if self.phases < self._post.phases or waits or self.left:
+        over = self.phases >= self._post.phases or (
+            self.lines.deserted() and straggles(self.phases, self._post.phases)
+        )
+        if waits or self.left or not over:
             return []
         effects = self.lines.part()
         if self.lines.settled():

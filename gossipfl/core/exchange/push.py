@@ -11,8 +11,9 @@ merged by age, and one local phase follows:
     update-merge   x <- merge(x, train(y)), x having been trained when it came
     random-walk    x <- train(y): models walk from node to node
 
-A model that comes during a local phase is taken when that is over, of each neighbour the newest. Each node
-begins with one local phase, so that there is something to send; one that nobody can send to trains on alone.
+merge-update merges a model when it comes, also between two optimiser steps of a local phase (after which
+another is due); the others take it up when the phase is over, of each neighbour the newest. Each node begins
+with one local phase, so that there is something to send; one that nobody can send to trains on alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.exchange.line import Line, Lines, Post
+from gossipfl.core.exchange.line import Line, Lines, Post, straggles
 from gossipfl.core.exchange.tokens import Account
 from gossipfl.core.messages import Hello, Message, Nothing, Refuse, Welcome
 from gossipfl.core.messages import Push as Pushed
@@ -95,6 +96,7 @@ class Push:
         self._aside: Model | None = None  # update-merge: the own model, while the other's is trained
         self._fresh: Tensor | None = None  # what this event's effects make of the live x
         self._inbox: dict[int, Model] = {}  # the newest of each neighbour, in the order they came
+        self._due = False  # a model has been merged since the last local phase began
         self._worth: list[bool] = []  # for each model taken in since the last reactive send: was it useful?
         self._ticks = self._taken = 0
         self._period: float | None = terms.period if terms.in_seconds else None
@@ -132,6 +134,10 @@ class Push:
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
         return self.lines.missing()
+
+    def silent(self) -> tuple[int, ...]:
+        """Who is waited for at the end."""
+        return self.lines.silent()
 
     @property
     def age(self) -> int:
@@ -199,16 +205,29 @@ class Push:
     def _told(self, line: Line, message: Message) -> list[Effect]:
         match message:
             case Pushed(number, age, payload):
-                if number > line.heard:
-                    line.heard = number
-                    self._inbox.pop(line.peer, None)
-                    self._inbox[line.peer] = Model(payload[0], age)
-                return []
+                if number <= line.heard or self._x is None:
+                    return []
+                line.heard = number
+                return self._arrived(line.peer, Model(payload[0], age))
             case Nothing():
                 line.done = True
                 return []
             case _:
                 return [Note("rejected", line.peer, "a message of another exchange")]
+
+    def _arrived(self, peer: int, theirs: Model) -> list[Effect]:
+        if self._terms.variant == "merge-update" or (
+            self._terms.variant == "update-merge" and self.phases >= self._post.phases
+        ):
+            self._judge(theirs)
+            self._due = True
+            return [self._take(merge(self._own, theirs))]
+        self._inbox.pop(peer, None)
+        self._inbox[peer] = theirs
+        return []
+
+    def _judge(self, theirs: Model) -> None:
+        self._worth.append(theirs.age >= self._own.age)
 
     # ------------------------------------------------------------------ training
 
@@ -227,66 +246,52 @@ class Push:
         return effects
 
     def _go_on(self) -> list[Effect]:
-        """What is due when no local phase is under way: take in what has come, and train."""
+        """What is due when no local phase is under way: send, take up what has come, and train."""
         if self._training or self._x is None:
             return []
+        effects = self._react()
         if self.phases >= self._post.phases:
-            return self._settle()
-        if not self._inbox:
-            effects = self._react()
-            alone = not any(j in self._terms.comes for j in self.lines.up())
-            return [*effects, *self._train()] if alone else effects
-        reactions = self._react()
-        effects = []
-        if self._terms.variant == "merge-update":
-            model = self._own
-            for theirs in self._drained():
-                model = merge(model, theirs)
-            effects.append(self._take(model))
-        else:
-            theirs = self._first()
+            return effects + self._settle()
+        alone = not any(j in self._terms.comes for j in self.lines.up())
+        if self._inbox:
+            theirs = self._inbox.pop(next(iter(self._inbox)))
+            self._judge(theirs)
             if self._terms.variant == "update-merge":
                 x, age = self._own
                 self._aside = Model(x.clone(), age)
-            effects.append(self._take(theirs))
-        return reactions + effects + self._train()
+            return [*effects, self._take(theirs), *self._train()]
+        return effects + (self._train() if self._due or alone else [])
 
     def _settle(self) -> list[Effect]:
-        """All local phases are made: still merge what comes (a walking model: if it is older)."""
+        """All local phases are made: merge what is left in the inbox, or take it if it is an older walker."""
         effects: list[Effect] = []
-        for theirs in self._drained():
-            if self._terms.variant != "random-walk":
+        for theirs in self._inbox.values():
+            if self._terms.variant == "update-merge":
                 effects.append(self._take(merge(self._own, theirs)))
             elif theirs.age > self._age:
                 effects.append(self._take(theirs))
-        return effects + self._react()
+        self._inbox.clear()
+        return effects
 
     def _train(self) -> list[Effect]:
-        self._training = True
+        self._training, self._due = True, False
         return [Train()]
 
     def _take(self, model: Model) -> Take:
         self._fresh, self._age = model
         return Take(model.x)
 
-    def _drained(self) -> list[Model]:
-        models = []
-        while self._inbox:
-            models.append(self._first())
-        return models
-
-    def _first(self) -> Model:
-        model = self._inbox.pop(next(iter(self._inbox)))
-        self._worth.append(model.age >= self._own.age)
-        return model
-
     # ------------------------------------------------------------------ the end
 
     def _leave(self) -> list[Effect]:
-        if self.phases < self._post.phases or self.left:
+        straggler = self.lines.deserted() and straggles(self.phases, self._post.phases)
+        if self.left or not (straggler or self.phases >= self._post.phases):
             return []
         effects = self.lines.part()
         if self.lines.settled():
             self.left = True
+            if self._aside is not None:
+                self._training, mine, self._aside = False, self._aside, None
+                effects.append(self._take(mine))
             effects.append(Finished())
         return effects

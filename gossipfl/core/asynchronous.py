@@ -1,0 +1,91 @@
+"""The laws of asynchronous exchanges, stated once, with the reason, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from gossipfl.core.exchange.push import VARIANTS
+from gossipfl.core.exchange.tokens import ACCOUNTS, Account
+from gossipfl.core.recipe import Recipe
+from gossipfl.core.rules.averaging import dpsgd
+from gossipfl.errors import ConfigError, Problem
+from gossipfl.topology import Mixing, Schedule
+
+#: The rule of each asynchronous exchange.
+RULE_OF: Final[Mapping[str, str]] = {"pairwise": "dpsgd", "push": "gossip-learning"}
+
+_DEFAULTS: Final[Mapping[str, int | str]] = {
+    "variant": VARIANTS[0],
+    "account": Account().name,
+    "capacity": Account().capacity,
+    "spend": Account().spend,
+}
+_CHOICES: Final = {"variant": VARIANTS, "account": tuple(ACCOUNTS)}
+
+
+def recipe(exchange: str, name: str, params: Mapping[str, object], schedule: Schedule) -> Recipe:
+    """Put an asynchronous exchange on a graph; `params` are the rule's own keys.
+
+    Raises ConfigError with every law that is broken and the nearest working choice.
+    """
+    problems: list[Problem] = []
+    right = RULE_OF[exchange]
+    if name != right:
+        why = f"{name} needs rounds, which {exchange} does not have"
+        problems.append(
+            Problem("algorithm.rule", why, f'"{right}", or algorithm.exchange = "{exchange_of(name)}"')
+        )
+    if schedule.length != 1:
+        why = f"changes from round to round, and the nodes of {exchange} have no rounds in common"
+        problems.append(
+            Problem("topology.graph", why, "a static graph, such as ring, regular:4 or exponential")
+        )
+    elif exchange == "pairwise" and not _symmetric(schedule.mixing(0)):
+        why = "pairwise needs a symmetric mixing matrix: both ends of an edge take the mean of the two"
+        problems.append(Problem("topology.weights", why, "metropolis, on an undirected graph"))
+    resolved = {**(_DEFAULTS if right == "gossip-learning" else {}), **params}
+    if name == right:
+        problems += _own_keys(resolved, right)
+    if problems:
+        raise ConfigError(problems)
+    return Recipe(name, dpsgd(), schedule, resolved)
+
+
+def exchange_of(rule: str) -> str:
+    """The exchange that a rule works with."""
+    return "push" if rule == RULE_OF["push"] else "rounds"
+
+
+def account(params: Mapping[str, object]) -> Account:
+    """The token account of checked `params`."""
+    capacity, spend = params["capacity"], params["spend"]
+    assert isinstance(capacity, int) and isinstance(spend, int)
+    return Account(str(params["account"]), capacity, spend)
+
+
+def _own_keys(params: Mapping[str, object], rule: str) -> list[Problem]:
+    known = _DEFAULTS if rule == RULE_OF["push"] else {}
+    problems = []
+    for key, value in params.items():
+        where = f"algorithm.{key}"
+        if key not in known:
+            own = f"its own keys are {', '.join(known)}" if known else "it has no keys of its own"
+            problems.append(Problem(where, f"unknown key for rule {rule}", own))
+        elif key in _CHOICES and value not in _CHOICES[key]:
+            problems.append(Problem(where, f"cannot be {value!r}", f"one of {', '.join(_CHOICES[key])}"))
+        elif key not in _CHOICES and (type(value) is not int or value < 1):
+            problems.append(Problem(where, f"cannot be {value!r}", "a whole number of tokens, at least 1"))
+    if known and not problems:
+        tokens = account(params)
+        if tokens.spend > tokens.capacity:
+            why = f"is {tokens.spend}, more than an account holds"
+            problems.append(Problem("algorithm.spend", why, f"at most algorithm.capacity, {tokens.capacity}"))
+    return problems
+
+
+def _symmetric(mixing: Mixing) -> bool:
+    difference = abs(mixing.matrix - mixing.matrix.T)
+    return bool(difference.nnz == 0 or np.max(difference.data) < 1e-12)
