@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gossipfl import topology
-    from gossipfl.api import Result, load, simulate, swarm
+    from gossipfl.api import Result, SweepResult, load, results, simulate, swarm, sweep
     from gossipfl.config import Config, load_config
     from gossipfl.errors import (
         ConfigError,
@@ -25,9 +25,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Result": "api",
+    "SweepResult": "api",
     "load": "api",
+    "results": "api",
     "simulate": "api",
     "swarm": "api",
+    "sweep": "api",
     "Config": "config",
     "load_config": "config",
     "ConfigError": "errors",
@@ -49,12 +52,15 @@ __all__ = [
     "Refused",
     "RemoteProtocolError",
     "Result",
+    "SweepResult",
     "Task",
     "TrainingDiverged",
     "load",
     "load_config",
+    "results",
     "simulate",
     "swarm",
+    "sweep",
     "topology",
 ]
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -18,12 +18,16 @@ from gossipfl.config import Config, Overrides, Source, load_config
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
 from gossipfl.observe.follow import Follower
 from gossipfl.observe.result import Result, load
+from gossipfl.observe.sweep_result import SweepResult, results
 from gossipfl.records import Record, merge, read, to_json
 
 if TYPE_CHECKING:
+    from gossipfl.drivers.sweep.grid import Source as Grid
+    from gossipfl.drivers.sweep.grid import Sweep
+    from gossipfl.drivers.sweep.run import Options, Progress
     from gossipfl.learning.task import Task, VectorTask
 
-__all__ = ["Result", "load", "simulate", "swarm"]
+__all__ = ["Result", "SweepResult", "load", "results", "simulate", "swarm", "sweep"]
 
 #: Seconds between two looks at what the nodes have written.
 LOOK_EVERY: Final = 0.2
@@ -68,7 +72,7 @@ def simulate(
     if engine not in ("vector", "events"):
         raise ConfigError(Problem("engine", f"no engine {engine!r}", "vector or events"))
     loaded, watch = load_config(config, overrides), watch or Unwatched()
-    _check(loaded)
+    _check(loaded, engine)
     load_ = workload(loaded, task)
     made = plan(loaded, load_.sizes)
     for note in made.recipe.notes:
@@ -117,10 +121,59 @@ def swarm(
         return Result(result.config, result.summary, result.records, result.models)
 
 
+def sweep(
+    source: Grid,
+    *,
+    jobs: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    engine: Literal["vector", "events", "swarm"] | None = None,
+    on: Literal["", "ray"] = "",
+    watch: Callable[[Progress], None] | None = None,
+) -> SweepResult:
+    """Run a grid of configs: a TOML file, or a mapping of its tables. `jobs`: runs at a time (None: one a
+    core). `out`: a folder that is new or holds what is finished of this sweep, which is not run again;
+    results, page and figures are written to it (None: nothing is written). `on`: "" for processes of this
+    machine, "ray" for a Ray cluster.
+
+    A run that fails is a row with its error. Raises ConfigError for what no run could put right.
+    """
+    from gossipfl.drivers.sweep.grid import load_sweep
+    from gossipfl.drivers.sweep.run import Options
+
+    loaded, options = load_sweep(source, engine=engine), Options(jobs, on)
+    if out is not None:
+        return run_sweep(loaded, Path(out), options, watch)
+    with tempfile.TemporaryDirectory(prefix="gossipfl-") as folder:
+        return run_sweep(loaded, Path(folder), options, watch, report=False)
+
+
+def run_sweep(
+    loaded: Sweep,
+    folder: Path,
+    options: Options,
+    watch: Callable[[Progress], None] | None = None,
+    *,
+    report: bool = True,
+) -> SweepResult:
+    """What `sweep` does once its file is read."""
+    from gossipfl.drivers.sweep.run import run
+    from gossipfl.observe.sweep_reading import read_sweep
+
+    with closing(run(loaded, folder, options)) as running:
+        for progress in running:
+            if watch is not None:
+                watch(progress)
+    if report:
+        from gossipfl.observe.report import write_sweep_report
+
+        write_sweep_report(folder, folder / "report.html")
+    return SweepResult(read_sweep(folder), folder if report else None)
+
+
 def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, report: bool = True) -> Result:
     from gossipfl.drivers.swarm import Swarm
 
-    for note in _check(config):
+    for note in _check(config, "swarm"):
         watch.note(note)
     saving = _Saving(folder)
     saving.text("config.toml", config.to_toml())
@@ -178,10 +231,12 @@ def _taken(path: Path) -> NDArray[np.floating]:
     return models
 
 
-def _check(config: Config) -> tuple[str, ...]:
+def _check(config: Config, engine: str) -> tuple[str, ...]:
     """Mistakes of graph and rule are told before anything starts (no torch is needed for that); the notes."""
+    from gossipfl.core.asynchronous import check_engine
     from gossipfl.drivers.plan import needs_sizes, plan
 
+    check_engine(config.algorithm.exchange, config.algorithm.replay, engine)
     return () if needs_sizes(config) else plan(config).recipe.notes
 
 

@@ -11,6 +11,7 @@ main = Frame(
     {
         "swarm": "Train with real processes on this machine.",
         "simulate": "Train without processes or sockets: many nodes, quickly.",
+        "sweep": "Run a grid of configs, resumable.",
         "check": "Validate a config; print it resolved, and its recipe.",
         "topology": "List, show and compare graphs.",
         "data": "List tasks; show how data are split over nodes.",

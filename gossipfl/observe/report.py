@@ -32,7 +32,23 @@ def write_report(run_dirs: Sequence[Path], path: Path) -> Path:
     The file appears whole or not at all. Raises OSError if a folder cannot be read or the page not written.
     """
     runs = [read_folder(Path(folder)) for folder in run_dirs]
-    page = single(runs[0]) if len(runs) == 1 else comparison(runs)
+    return write_page(single(runs[0]) if len(runs) == 1 else comparison(runs), path)
+
+
+def write_sweep_report(folder: Path, path: Path) -> Path:
+    """Write the page of a sweep to `path`, and its figures as SVG and PDF into `figures/` beside it; returns
+    the page's path. Raises ConfigError where the folder is no sweep's, and OSError."""
+    from gossipfl.observe.sweep_figures import write_figures
+    from gossipfl.observe.sweep_page import sweep_page
+    from gossipfl.observe.sweep_reading import read_sweep
+
+    study = read_sweep(folder)
+    write_figures(study, path.parent / "figures")
+    return write_page(sweep_page(study), path)
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Write a page as one self-contained file, whole or not at all; returns its path. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:

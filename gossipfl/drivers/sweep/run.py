@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -41,7 +41,7 @@ class Options(NamedTuple):
     retry: bool = False
 
 
-def run(sweep: Sweep, folder: Path, options: Options | None = None) -> Iterator[Progress]:
+def run(sweep: Sweep, folder: Path, options: Options | None = None) -> Generator[Progress]:
     """Run what is not there yet; the first word says what there is. Close the iterator to stop early: what is
     finished is kept, and `results.csv` written.
 
