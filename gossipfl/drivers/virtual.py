@@ -1,27 +1,38 @@
 """The event engine: every node's own machine and learner, in virtual time, in one process.
 
 The machines are those of real nodes and the learners too, so a run gives the bits that real processes give;
-only time is
-pretended: a local phase takes `network.compute` seconds a step, a message `network.latency` and up to
-`network.jitter`.
+only time is pretended (`drivers.network`). Asynchronous exchanges have an engine of their own, beside this.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from gossipfl import draw
-from gossipfl.core.events import Adopt, Begin, Effect, Event, Note, PeerUp, Received, Send, Shift, Stepped
+from gossipfl.core.events import (
+    Adopt,
+    Begin,
+    Effect,
+    Event,
+    Halt,
+    Note,
+    PeerUp,
+    Received,
+    Send,
+    Shift,
+    Stepped,
+)
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.messages import Data
-from gossipfl.draw import Purpose
+from gossipfl.core.stopping import Vigil
+from gossipfl.drivers import replay, virtual_asynchronous
+from gossipfl.drivers.network import Network
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors
-from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
+from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
 from gossipfl.errors import GossipError
 from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Workload
@@ -36,6 +47,7 @@ class _Node:
 
     machine: Rounds
     learner: Learner
+    vigil: Vigil | None = None
     phase: Phase = field(default=Phase(0.0, 1.0, 0))
     stepped_at: float = 0.0
     train_s: float = 0.0
@@ -60,24 +72,23 @@ class Simulation:
 
     def __init__(self, plan: Plan, workload: Workload, watch: Watch) -> None:
         self._plan, self._watch = plan, watch
-        self._network = plan.config.network
+        self._network = Network(plan.config)
         self._heap: list[_Due] = []
         self._order = 0
-        self._line_free: dict[
-            tuple[int, int], float
-        ] = {}  # (sender, receiver) -> last arrival: lines keep order
         self._diverged: tuple[int, int, str] | None = None
+        self._begun = 0.0
         edges = plan.edges()
         self._edges = edges
         model = [("x", (workload.d,), plan.config.train.dtype)]
         about = plan.about(tuple(model), workload.data_hash)
-        self._nodes = [
-            _Node(
-                Rounds(plan.recipe.rule, plan.rows(i), neighbors(edges, i), plan.rounds, about),
-                workload.learner(i),
-            )
-            for i in range(plan.n)
-        ]
+        self._criteria = criteria(plan.config, workload)
+        self._nodes = [self._node(i, workload.learner(i), about) for i in range(plan.n)]
+
+    def _node(self, i: int, learner: Learner, about: Mapping[str, object]) -> _Node:
+        plan = self._plan
+        near, terms = neighbors(self._edges, i), plan.recipe.terms(learner.validate)
+        machine = Rounds(plan.recipe.rule, plan.rows(i), near, plan.rounds, about, terms)
+        return _Node(machine, learner, Vigil(self._criteria) if self._criteria else None)
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
@@ -91,10 +102,11 @@ class Simulation:
             self._apply(i, node.machine.handle(Begin(x), begun), begun)
             self._train(i, begun)
         end = begun
+        self._begun = begun
         while self._heap and self._diverged is None:
             end = self._pop()
-        if self._diverged is None and any(n.rounds < self._plan.rounds for n in self._nodes):
-            stuck = next(i for i, n in enumerate(self._nodes) if n.rounds < self._plan.rounds)
+        stuck = next((i for i, n in enumerate(self._nodes) if n.rounds < n.machine.rounds), None)
+        if self._diverged is None and stuck is not None:
             raise GossipError(
                 f"node {stuck} waits for {self._nodes[stuck].machine.silent()}, and nothing is under way"
             )
@@ -108,6 +120,7 @@ class Simulation:
             seconds=end - begun,
             start_seconds=begun,
             diverged=self._diverged,
+            end=min(n.machine.rounds for n in self._nodes),
         )
 
     # ------------------------------------------------------------------ virtual time
@@ -127,21 +140,13 @@ class Simulation:
             self._apply(due_now.node, node.machine.handle(due_now.event, due_now.at), due_now.at)
         return due_now.at
 
-    def _random(self, purpose: Purpose, *keys: int) -> float:
-        return float(draw.uniform(self._plan.config.swarm.seed, purpose, *keys))
-
     # ------------------------------------------------------------------ a node
 
     def _train(self, i: int, now: float) -> None:
         """Start the local phase of node i's round."""
         node = self._nodes[i]
         steps = max(1, self._plan.config.algorithm.local_steps)
-        jitter = (
-            self._network.jitter * self._random(Purpose.COMPUTE, i, node.rounds)
-            if self._network.jitter
-            else 0.0
-        )
-        node.train_s = self._network.compute * steps + jitter
+        node.train_s = self._network.compute(i, steps) + self._network.hiccup(i, node.rounds)
         self._put(now + node.train_s, i, None)
 
     def _stepped(self, i: int, now: float) -> None:
@@ -163,12 +168,7 @@ class Simulation:
             match effect:
                 case Send(peer, session, message):
                     node.sent_bytes += _size(message)
-                    key = (i, peer)
-                    delay = self._network.latency
-                    if self._network.jitter:
-                        delay += self._network.jitter * self._random(Purpose.LATENCY, i, peer, self._order)
-                    at = max(now + delay, self._line_free.get(key, 0.0))
-                    self._line_free[key] = at
+                    at = self._network.arrival(i, peer, now, self._order)
                     self._put(at, peer, Received(i, session, message))
                 case Adopt():
                     self._adopt(i, effect, now)
@@ -200,9 +200,13 @@ class Simulation:
             received_bytes=received,
         )
         swarm = self._plan.config.swarm
-        if due(node.rounds, swarm.eval_every, self._plan.rounds):
-            self._tell(i, "eval", node.rounds, now, **eval_fields(node.learner, swarm.seed))
-        if node.rounds < self._plan.rounds:
+        values: dict[str, object] = {}
+        if due(node.rounds, swarm.eval_every, node.machine.rounds):
+            values = eval_fields(node.learner, swarm.seed)
+            self._tell(i, "eval", node.rounds, now, **values)
+        if node.vigil is not None and node.vigil.enough(now - self._begun, values):
+            self._apply(i, node.machine.handle(Halt(self._plan.end_of(i, node.rounds)), now), now)
+        if node.rounds < node.machine.rounds:
             self._train(i, now)
 
     def _tell(self, i: int, kind: str, round: int, now: float, **fields: object) -> None:
@@ -223,6 +227,10 @@ def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.train.threads)
     try:
+        if plan.config.algorithm.replay:
+            return replay.Replay(plan, workload, watch).run()
+        if plan.config.algorithm.exchange != "rounds":
+            return virtual_asynchronous.Simulation(plan, workload, watch).run()
         return Simulation(plan, workload, watch).run()
     finally:
         torch.set_num_threads(threads)
