@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "gossipfl"
 author = "The gossipfl developers"
+html_show_copyright = False
 version = release = gossipfl.__version__
 
 extensions = [
