@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gossipfl.observe.sweep_page import FACETS, colour_axis, curves_of, facets
-from gossipfl.observe.sweep_pictures import facts_of, grid_of
+from gossipfl.observe.sweep_pictures import decays, grid_of
 from gossipfl.observe.sweep_reading import Study, label
-from gossipfl.observe.sweep_stats import Interval, decay, interval
+from gossipfl.observe.sweep_stats import Interval, interval
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a4cc2", "#6f7680")
 _MARKS: Final = "osD^vPX*"
@@ -64,7 +64,7 @@ def _figures(study: Study) -> Mapping[str, Figure]:
             drawn[name] = figure
     if len(study.axes) > 1:
         drawn["heatmap"] = _heat_maps(study)
-    if study.setting("train", "task") == "consensus" and (figure := _decay(study)) is not None:
+    if (figure := _decay(study)) is not None:
         drawn["decay"] = figure
     return drawn
 
@@ -161,18 +161,16 @@ def _heat_maps(study: Study) -> Figure:
 
 
 def _decay(study: Study) -> Figure | None:
-    points: list[tuple[float, float, str]] = []
-    for setting in study.settings:
-        rho, measured = facts_of(setting.trials[0], study).get("rho"), decay(setting)
-        if isinstance(rho, int | float) and math.isfinite(measured.mean):
-            points.append((float(rho), measured.mean, setting.label))
-    if not points:
+    found = [d for d in decays(study) if not d.exact]
+    if not found:
         return None
     figure, (axes,) = _panels(1)
     axes.plot([0, 1], [0, 1], color="#9aa4b2", linewidth=0.8)
-    for k, (x, y, name) in enumerate(points):
-        axes.plot(x, y, _MARKS[k // len(COLOURS) % len(_MARKS)], color=COLOURS[k % len(COLOURS)],
-                  markersize=4, label=_plain(name))  # fmt: skip
+    for k, one in enumerate(found):
+        axes.plot(
+            one.theory.mean, one.measured.mean, _MARKS[k // len(COLOURS) % len(_MARKS)],
+            color=COLOURS[k % len(COLOURS)], markersize=4, label=_plain(one.name),
+        )  # fmt: skip
     axes.set_xlabel("ρ, theory")
     axes.set_ylabel("measured factor a round")
     figure.legend(loc="outside right center", fontsize=6)

@@ -8,21 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from gossipfl.observe import curves
 from gossipfl.observe.metrics import size, span, text
 from gossipfl.observe.page import Page, card, folded, paired, table, tile
 from gossipfl.observe.svg import element, escape
-from gossipfl.observe.sweep_pictures import Mark, against, facts_of, graphs, grid_of, heat_map, whisker
+from gossipfl.observe.sweep_pictures import Mark, against, decays, graphs, grid_of, heat_map, whisker
 from gossipfl.observe.sweep_reading import Key, Setting, Study, label, word
-from gossipfl.observe.sweep_stats import Interval, band, decay, effects, interval
+from gossipfl.observe.sweep_stats import Interval, band, effects, interval
 from gossipfl.observe.sweep_stats import paired as paired_difference
 
 RANKED: Final = 200
 """Settings in the ranking; results.csv has all."""
 FACETS: Final = 12
 """Charts of a kind that are shown; as many again stand in a box that opens."""
-_COLOURED: Final = 8
+_COLOURED: Final = 16
 _LISTED = 1000
+_POINTS = 120  # of a curve, evenly spread over its evaluations
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def sweep_page(study: Study) -> Page:
         badges.append(("bad", f"{len(study.failed):,} runs failed"))
     ranked = study.ranked()
     cards = [_ranking(study, ranked)] if ranked else []
-    cards += [_effects(study)] if len(ranked) > 1 else []
+    cards += [_effects(study)] if len(study.axes) > 1 else []
     cards += paired([*_heat_maps(study), *_decay(study), *_curves(study, "round")])
     cards += [c for kind in _kinds(study) for c in [_folded_curves(study, kind)] if c]
     cards += [_graphs(study), _failures(study), _facts(study), _every_run(study)]
@@ -187,15 +190,13 @@ def curves_of(facet: Facet, metric: str, against: str) -> list[curves.Curve]:
     """A facet's curves: the mean over seeds with its interval, against rounds, bytes or seconds."""
     found = []
     for name, setting in zip(facet.names, facet.settings, strict=True):
-        x, mean, half = band(setting, metric)
+        x, mean, low, high = band(setting, metric)
         if len(mean):
+            some = np.unique(np.linspace(0, len(mean) - 1, _POINTS).round().astype(int))
+            x, mean, low, high = x[some], mean[some], low[some], high[some]
             spread = len(setting.trials) > 1
             column = x[:, ("round", "seconds", "sent_bytes").index(against)]
-            found.append(
-                curves.Curve(
-                    name, column, mean, mean - half if spread else None, mean + half if spread else None
-                )
-            )
+            found.append(curves.Curve(name, column, mean, low if spread else None, high if spread else None))
     return found
 
 
@@ -207,14 +208,18 @@ def _charts(study: Study, against: str) -> list[str]:
         drawn = curves_of(facet, metric, against)
         if drawn:
             body = _legend(drawn) + curves.chart(drawn, names[against], metric.replace("_", " "))
-            found.append(card(facet.title or f"{metric} by {names[against]}", body))
+            found.append(card(facet.title or f"{metric.replace('_', ' ')} by {names[against]}", body))
     return found
 
 
 def _legend(drawn: Sequence[curves.Curve]) -> str:
     """Always by name: a single curve is a setting too."""
     keys = (
-        element("span", element("i", "", class_=f"key s{i % curves.COLOURS}") + escape(curve.name))
+        element(
+            "span",
+            element("i", "", class_=f"key s{i % curves.COLOURS}{' dashed' if i >= curves.COLOURS else ''}")
+            + escape(curve.name),
+        )
         for i, curve in enumerate(drawn)
     )
     return element("p", "".join(keys), class_="legend")
@@ -272,30 +277,30 @@ def _heat_maps(study: Study) -> list[str]:
 
 
 def _decay(study: Study) -> list[str]:
-    if study.setting("train", "task") != "consensus":
-        return []
-    marks, rows = [], []
-    for setting in study.settings:
-        rho, measured = facts_of(setting.trials[0], study).get("rho"), decay(setting)
-        if not isinstance(rho, int | float) or not math.isfinite(measured.mean):
-            continue
-        tip = f"{setting.label}\nρ {rho:.5f}\nmeasured {measured.mean:.5f}"
-        marks.append(Mark(float(rho), measured.mean, tip))
-        rows.append(
-            [escape(setting.label), f"{rho:.5f}", f"{measured.mean:.5f}", f"{measured.mean - rho:+.1e}"]
+    found = decays(study)
+    marks = [
+        Mark(
+            d.theory.mean, d.measured.mean, f"{d.name}\nρ {d.theory.mean:.5f}\nmeasured {d.measured.mean:.5f}"
         )
-    if not marks:
+        for d in found
+        if not d.exact
+    ]
+    rows = [
+        [escape(d.name), f"exact after {d.theory.mean:.0f}", f"after {d.measured.mean:.0f}", ""]
+        if d.exact
+        else [escape(d.name), *(f"{v:.5f}" for v in (d.theory.mean, d.measured.mean)), f"{d.largest:.0e}"]
+        for d in found
+    ]
+    if not found:
         return []
     note = (
         "By what the consensus distance is multiplied in a round: the slope that was measured over the "
-        "second half, against ρ, the second largest eigenvalue of the mixing matrix (of a product, "
-        "a round)."
+        "second half, against ρ, the second largest eigenvalue of the mixing matrix; of random schedules, "
+        "the root of the exact second moment."
     )
-    listed = table(["", "ρ", "measured", "difference"], rows, frozenset({1, 2, 3}))
-    return [
-        card("decay against theory", against(marks, "ρ, theory", "measured factor a round"), note),
-        card("decay, in figures", listed),
-    ]
+    listed = table(["", "ρ", "measured", "differ by at most"], rows, frozenset({1, 2, 3}))
+    cards = [card("decay against theory", against(marks, "ρ, theory", "measured factor a round"), note)]
+    return [*(cards if marks else []), card("decay, in figures", listed)]
 
 
 def _graphs(study: Study) -> str:

@@ -24,7 +24,8 @@ from gossipfl.observe.svg import (
     tick_text,
 )
 from gossipfl.observe.sweep_reading import Study, Trial, word
-from gossipfl.observe.sweep_stats import Interval
+from gossipfl.observe.sweep_stats import Interval, decay, exact_after, interval
+from gossipfl.records import number
 
 DRAWN: Final = 2048
 """Nodes up to which a graph is drawn."""
@@ -116,6 +117,36 @@ def facts_of(trial: Trial, study: Study) -> dict[str, object]:
         )
     except (ConfigError, ValueError, OSError):
         return {}
+
+
+class Decay(NamedTuple):
+    """How fast a graph's nodes agree. theory and measured: the factor a round; where `exact`, the round after
+    which they agree. largest: the largest difference between the two in any one run."""
+
+    name: str
+    theory: Interval
+    measured: Interval
+    largest: float
+    exact: bool
+
+
+def decays(study: Study) -> list[Decay]:
+    """Of runs that only average; nothing of others. Each run against the graph it had."""
+    if study.setting("train", "task") != "consensus":
+        return []
+    found = []
+    for setting in study.settings:
+        facts = [facts_of(trial, study) for trial in setting.trials]
+        ends = [number(fact.get("rounds_to_exact")) for fact in facts]
+        exact = all(map(math.isfinite, ends))
+        theory = np.array(ends if exact else [number(fact.get("rho")) for fact in facts])
+        measure = exact_after if exact else decay
+        measured = np.array([measure(trial) for trial in setting.trials])
+        gaps = np.abs(measured - theory)
+        if np.isfinite(gaps).any():
+            largest = float(np.nanmax(gaps))
+            found.append(Decay(setting.label, interval(theory), interval(measured), largest, exact))
+    return found
 
 
 def _small_graph(study: Study, spec: str, n: int, trials: Sequence[Trial], several: bool) -> str:

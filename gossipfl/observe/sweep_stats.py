@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipfl.observe.sweep_reading import Key, Setting, Study
+from gossipfl.observe.sweep_reading import Key, Setting, Study, Trial
 
 Array = NDArray[np.float64]
 LEVEL: Final = 0.95
@@ -91,35 +91,55 @@ def _effect(
     return Effect(study.axes[place], value, reference, interval(complete), better, settings)
 
 
-def band(setting: Setting, metric: str) -> tuple[Array, Array, Array]:
-    """A setting's curve over seeds: x [E, 3] (round, seconds, bytes), mean [E], half width [E] of the
-    interval (0 for one seed). Evaluations that not all seeds have are left out."""
+class Band(NamedTuple):
+    """A setting's curve over seeds: `x` [E, 3] (round, seconds, bytes), `mean`, `low` and `high` [E]."""
+
+    x: Array
+    mean: Array
+    low: Array
+    high: Array
+
+
+def band(setting: Setting, metric: str) -> Band:
+    """Mean and 95 % interval at each evaluation that all seeds have (one seed: no width).
+
+    Where values are positive and an interval reaches below zero, it ends at the least value instead.
+    """
     curves = [trial.curves[metric] for trial in setting.trials if metric in trial.curves]
     if not curves:
-        return np.empty((0, 3)), np.empty(0), np.empty(0)
+        return Band(np.empty((0, 3)), *(np.empty(0) for _ in range(3)))
     common = set.intersection(*({*curve[:, 0]} for curve in curves))
     stacked = np.stack([curve[np.isin(curve[:, 0], list(common))] for curve in curves])
-    values = stacked[:, :, 3]
-    n = len(curves)
-    half = np.zeros(values.shape[1])
-    if n > 1:
-        half = t_quantile(n) * values.std(axis=0, ddof=1) / math.sqrt(n)
-    return stacked[:, :, :3].mean(axis=0), values.mean(axis=0), half
+    values, n = stacked[:, :, 3], len(curves)
+    mean, least = values.mean(axis=0), values.min(axis=0)
+    half = t_quantile(n) * values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(len(mean))
+    low = np.where((mean - half <= 0) & (least > 0), least, mean - half)
+    return Band(stacked[:, :, :3].mean(axis=0), mean, low, mean + half)
 
 
-def decay(setting: Setting) -> Interval:
-    """By what the consensus distance is multiplied in a round: exp of the slope of its logarithm, fitted by
-    least squares over the second half of what is above rounding; over seeds."""
-    factors = []
-    for trial in setting.trials:
-        curve = trial.curves.get("consensus_distance")
-        if curve is None or not len(curve):
-            continue
-        rounds, distance = curve[:, 0], curve[:, 3]
-        above = np.isfinite(distance) & (distance > 1e-11 * np.nanmax(distance))
-        rounds, distance = rounds[above], distance[above]
-        late = rounds >= (rounds[0] + rounds[-1]) / 2 if len(rounds) else rounds > 0
-        if late.sum() > 1:
-            slope = np.polyfit(rounds[late], np.log(distance[late]), 1)[0]
-            factors.append(float(np.exp(slope)))
-    return interval(factors)
+def decay(trial: Trial) -> float:
+    """By what the consensus distance of a run is multiplied in a round: exp of the slope of its logarithm,
+    fitted by least squares over the second half of what is above rounding; NaN for fewer than two points."""
+    rounds, distance = _above_rounding(trial)
+    late = rounds >= (rounds[0] + rounds[-1]) / 2 if len(rounds) else rounds > 0
+    if late.sum() < 2:
+        return math.nan
+    return float(np.exp(np.polyfit(rounds[late], np.log(distance[late]), 1)[0]))
+
+
+def exact_after(trial: Trial) -> float:
+    """The first evaluated round whose consensus distance is nothing but rounding; NaN if there is none."""
+    curve = trial.curves.get("consensus_distance", np.empty((0, 7)))
+    above, _ = _above_rounding(trial)
+    later = curve[:, 0][curve[:, 0] > above[-1]] if len(above) else curve[:, 0]
+    return float(later[0]) if len(later) else math.nan
+
+
+def _above_rounding(trial: Trial) -> tuple[Array, Array]:
+    """Rounds and consensus distances above a 1e-11th of the largest."""
+    curve = trial.curves.get("consensus_distance", np.empty((0, 7)))
+    rounds, distance = curve[:, 0], curve[:, 3]
+    if not np.isfinite(distance).any():
+        return rounds[:0], distance[:0]
+    above = np.isfinite(distance) & (distance > 1e-11 * np.nanmax(distance))
+    return rounds[above], distance[above]
