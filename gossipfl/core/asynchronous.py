@@ -54,6 +54,18 @@ def recipe(exchange: str, name: str, params: Mapping[str, object], schedule: Sch
     return Recipe(name, dpsgd(), schedule, resolved)
 
 
+def check_engine(exchange: str, replay: str, engine: str) -> None:
+    """Does `engine` ("swarm", "events", "vector") run this exchange, and replays? Raises ConfigError."""
+    if exchange != "rounds" and engine == "vector":
+        why = f"{exchange} happens in time, and the vector engine has rounds only"
+        raise ConfigError(
+            Problem("algorithm.exchange", why, "gossipfl simulate --engine events, or gossipfl swarm")
+        )
+    if replay and engine != "events":
+        why = "only the event engine repeats an order"
+        raise ConfigError(Problem("algorithm.replay", why, "gossipfl simulate --engine events"))
+
+
 def exchange_of(rule: str) -> str:
     """The exchange that a rule works with."""
     return "push" if rule == RULE_OF["push"] else "rounds"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +32,7 @@ from gossipfl.core.events import (
     Shift,
     Stepped,
 )
+from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.plan import Plan, neighbors
@@ -81,8 +82,7 @@ class Node:
         self._neighbors = neighbors(edges, place.node)
         model = (("x", (workload.d,), config.train.dtype),)
         about = plan.about(model, workload.data_hash)
-        rows, terms = plan.rows(place.node), plan.recipe.terms(self.learner.validate)
-        self.machine = Rounds(plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms)
+        self.machine = self._make(about)
         enough = criteria(config, workload)
         self._vigil = Vigil(enough) if enough else None
         who = Who(place.node, self._name)
@@ -93,11 +93,16 @@ class Node:
         self.begun = self.ended = 0.0
         self._stack = ExitStack()
         self._adopted: Adopt | None = None
+        self.moved = False  # have the parameters changed since the last round?
         self._left = False
         self._told = (0, 0)
         self._mix_s = self._wait_s = 0.0
         self._flushed = 0.0
         self._complained = 0.0
+
+    def _make(self, about: Mapping[str, object]) -> Machine:
+        rows, terms = self._plan.rows(self._place.node), self._plan.recipe.terms(self.learner.validate)
+        return Rounds(self._plan.recipe.rule, rows, self._neighbors, self._plan.rounds, about, terms)
 
     def __enter__(self) -> Node:
         with ExitStack() as stack:
@@ -188,6 +193,7 @@ class Node:
                     self._adopted = effect
                 case Shift(delta):
                     self.learner.load(self._copy() + delta)
+                    self.moved = True
                 case Finished():
                     self._left = True
                 case Note():
@@ -281,7 +287,7 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
     """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
     config = plan.config
     torch.set_num_threads(config.train.threads)
-    node = Node(plan, workload, place, control)
+    node = _node(plan)(plan, workload, place, control)
     word: dict[str, object] = {}
     try:
         with node:
@@ -293,6 +299,9 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
             # The result is safe, so it is told before the goodbyes: a node that is killed now has finished.
             node._say(_account(node))
             node.leave()
+            if node.moved:
+                _keep(place, node.learner.vector)
+                node._say(_account(node))
     except TrainingDiverged as error:
         word = {"diverged": [error.round, error.what]}
     except Stopped:
@@ -305,6 +314,14 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
     if word:
         with suppress(Stopped):  # there may be nobody left to be told
             node._say({**_account(node), **word})
+
+
+def _node(plan: Plan) -> type[Node]:
+    if plan.config.algorithm.exchange == "rounds":
+        return Node
+    from gossipfl.drivers.asynchronous import AsynchronousNode  # which is a Node
+
+    return AsynchronousNode
 
 
 def layout(plan: Plan, x: Tensor) -> Layout:

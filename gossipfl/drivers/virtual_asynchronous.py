@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gossipfl.core.events import Effect, Event, Finished, Note, PeerUp, Received, Send, Tick
+from gossipfl.core.events import Effect, Event, Finished, Halt, Note, PeerUp, Received, Send, Tick
+from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.network import Network
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.telling import due, eval_fields, wrong
+from gossipfl.drivers.telling import criteria, due, eval_fields, wrong
 from gossipfl.drivers.walk import Walk
 from gossipfl.errors import GossipError
 from gossipfl.learning.training import Phase
@@ -31,6 +32,7 @@ class _Node:
     """A node and where it is in virtual time."""
 
     walk: Walk
+    vigil: Vigil | None
     mail: list[Event] = field(default_factory=list)  # what came during a step
     stepping: bool = False
     phase_s: float = 0.0  # of the local phase under way, or the last one
@@ -62,7 +64,12 @@ class Simulation:
         self._diverged: tuple[int, int, str] | None = None
         model = (("x", (workload.d,), plan.config.train.dtype),)
         about = plan.about(model, workload.data_hash)
-        self._nodes = [_Node(Walk(machine(plan, i, about), workload.learner(i))) for i in range(plan.n)]
+        self._begun = 0.0
+        enough = criteria(plan.config, workload)
+        self._nodes = [
+            _Node(Walk(machine(plan, i, about), workload.learner(i)), Vigil(enough) if enough else None)
+            for i in range(plan.n)
+        ]
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
@@ -71,6 +78,7 @@ class Simulation:
         begun = 0.0
         while self._heap and any(n.walk.machine.missing() for n in self._nodes):
             begun = self._pop()
+        self._begun = begun
         for i, node in enumerate(self._nodes):
             node.told_at = node.ended = begun
             self._do(i, node.walk.begin(begun), begun)
@@ -90,6 +98,7 @@ class Simulation:
             seconds=max(n.ended for n in self._nodes) - begun,
             start_seconds=begun,
             diverged=self._diverged,
+            end=min(n.walk.machine.rounds for n in self._nodes),
         )
 
     # ------------------------------------------------------------------ virtual time
@@ -180,11 +189,15 @@ class Simulation:
         node.told, node.told_at = (node.sent_bytes, node.received_bytes), now
         fields = {"loss": phase.loss, **node.walk.fresh(), "train_s": seconds, "wait_s": waited, "mix_s": 0.0}
         self._tell(i, "round", now, **fields, sent_bytes=sent, received_bytes=received)
+        values: dict[str, object] = {}
         if due(node.walk.machine.phases, swarm.eval_every, self._plan.rounds):
-            self._tell(i, "eval", now, **eval_fields(node.walk.learner, swarm.seed))
+            values = eval_fields(node.walk.learner, swarm.seed)
+            self._tell(i, "eval", now, **values)
+        if node.vigil is not None and node.vigil.enough(now - self._begun, values):
+            self._handle(i, Halt(node.walk.machine.phases), now)
 
     def _tell_end(self, i: int, now: float) -> None:
-        """A straggler ends at no round in particular, and is evaluated there."""
+        """Who ends early ends at no round in particular, and is evaluated there."""
         node, swarm = self._nodes[i], self._plan.config.swarm
         if node.walk.machine.phases < self._plan.rounds:
             node.ended = now

@@ -18,6 +18,7 @@ from gossipfl.core.events import (
     Effect,
     Event,
     Finished,
+    Halt,
     Note,
     PeerDown,
     PeerUp,
@@ -29,7 +30,7 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing, Push, Refuse, Welcome
+from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing, Push, Refuse, Stop, Welcome
 from gossipfl.drivers.machines import Asynchronous
 from gossipfl.learning.training import Learner, Phase, Steps
 
@@ -43,15 +44,16 @@ WORDS: Final[Mapping[type, str]] = {
     Hello: "hello",
     Welcome: "welcome",
     Refuse: "refuse",
+    Stop: "stop",
 }
-UP, DOWN, TICK, LEFT = "up", "down", "tick", "left"
+BEGIN, UP, DOWN, TICK, HALT, LEFT = "begin", "up", "down", "tick", "halt", "left"
 
 
 class Meeting(NamedTuple):
     """An event between two optimiser steps of a node, in logical steps."""
 
     step: int  # optimiser steps that the node had made
-    event: str  # one of WORDS, or "up", "down", "tick", "left"
+    event: str  # one of WORDS, or "begin", "up", "down", "tick", "halt", "left"
     peer: int = -1
     session: int | None = None
     gone: bool = False  # of "down": the peer will not come back
@@ -68,6 +70,8 @@ def meeting(step: int, event: Event) -> Meeting | None:
             return Meeting(step, DOWN, peer, session, gone)
         case Tick():
             return Meeting(step, TICK)
+        case Halt():
+            return Meeting(step, HALT)
         case _:
             return None
 
@@ -87,7 +91,6 @@ class Walk:
         self.steps = 0  # optimiser steps made
         self.exchanges = 0  # since `fresh` was last called
         self._met = met
-        self._begun = False
         self._phase: Steps | None = None
         self._moved = 0.0
 
@@ -98,13 +101,15 @@ class Walk:
 
     def begin(self, now: float) -> list[Effect]:
         """Start; like `handle` and `trained`, what is left to do for whoever has sockets."""
-        self._begun = True
+        self._met(Meeting(self.steps, BEGIN))
         return self._apply(self.machine.handle(Begin(self.learner.vector), now))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Let the machine handle an event between two optimiser steps."""
+        """Let the machine handle an event between two optimiser steps. One that has left hears nothing."""
+        if self.machine.left:
+            return []
         named = meeting(self.steps, event)
-        if self._begun and named is not None:
+        if named is not None:
             self._met(named)
         return self._apply(self.machine.handle(event, now))
 

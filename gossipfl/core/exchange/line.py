@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gossipfl.core.events import Effect, Note, PeerDown, Received, Send
 from gossipfl.core.exchange.rounds import differs
-from gossipfl.core.messages import LAST, Hello, Nothing, Refuse, Vectors, Welcome
+from gossipfl.core.messages import LAST, Hello, Nothing, Refuse, Stop, Vectors, Welcome
 
 
 class Post(NamedTuple):
@@ -19,14 +19,6 @@ class Post(NamedTuple):
     neighbors: tuple[int, ...]  # all it will ever meet, ascending
     phases: int  # local phases it makes
     about: Mapping[str, object]  # what peers must agree on
-
-
-def straggles(phases: int, of: int) -> bool:
-    """Is a node that has made so many local phases far behind neighbours that have made all of theirs?
-
-    Then it ends with them: it would learn from its own data alone from here on, and carry that into them.
-    """
-    return 2 * phases < of
 
 
 class Kept(NamedTuple):
@@ -62,7 +54,10 @@ class Lines:
 
     def __init__(self, post: Post) -> None:
         self.by_peer = {j: Line(j) for j in post.neighbors}
+        self.phases = 0  # local phases made
         self.parted = False  # goodbye has been said
+        self.halted = False  # somebody has seen enough
+        self._phases = post.phases
         self._about, self._inc = post.about, 0
         self._newest: dict[int, int] = {}  # newest session seen, a peer
 
@@ -78,10 +73,28 @@ class Lines:
         """Everyone has said goodbye: this node, and every neighbour whose line stands."""
         return self.parted and all(line.done or not line.up for line in self.by_peer.values())
 
-    def deserted(self) -> bool:
-        """Every neighbour has made its local phases; those that were lost before do not count."""
+    def over(self) -> bool:
+        """Has this node trained enough?
+
+        It has made its local phases; or somebody has seen enough; or it is far behind and every neighbour
+        that is not lost has made theirs: then it would learn from its own data alone from here on, and carry
+        that into the others.
+        """
+        if self.halted or self.phases >= self._phases:
+            return True
         done = [line.done for line in self.by_peer.values() if line.done or line.up]
-        return bool(done) and all(done)
+        return 2 * self.phases < self._phases and bool(done) and all(done)
+
+    def rounds(self) -> int:
+        """How many local phases this node makes, as far as is known."""
+        return self.phases if self.over() else self._phases
+
+    def halt(self, heard_from: int = -1) -> list[Effect]:
+        """End, and pass it on: somebody has seen enough."""
+        if self.halted:
+            return []
+        self.halted = True
+        return [self._stop(line) for line in self.by_peer.values() if line.up and line.peer != heard_from]
 
     def silent(self) -> tuple[int, ...]:
         """The neighbours whose line stands and who have not said goodbye."""
@@ -147,9 +160,15 @@ class Lines:
             line.peer_inc = hello.inc
         line.up, line.gone, line.done = True, False, False
         effects: list[Effect] = [Note("peer_up", line.peer)]
+        if self.halted:
+            effects.append(self._stop(line))
         if self.parted:
             effects.append(self._goodbye(line))
         return effects
+
+    def _stop(self, line: Line) -> Send:
+        assert line.session is not None
+        return Send(line.peer, line.session, Stop(self.phases))
 
     def _greeting(self, kind: type[Hello], line: Line, session: int) -> Hello:
         return kind(session, self._inc, line.peer_inc, line.heard, line.taken, line.last, self._about)

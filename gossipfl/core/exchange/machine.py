@@ -15,3 +15,13 @@ class Machine(Protocol):
 
     def deadline(self) -> float | None:
         """When to send a `Tick` at the latest (in the seconds of `now`), or None."""
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds (asynchronous exchanges: local phases) this node makes, as far as is known."""
+
+    def missing(self) -> tuple[int, ...]:
+        """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
+
+    def silent(self) -> tuple[int, ...]:
+        """The neighbours whose word is waited for now."""

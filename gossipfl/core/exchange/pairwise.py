@@ -23,6 +23,7 @@ from gossipfl.core.events import (
     Effect,
     Event,
     Finished,
+    Halt,
     Note,
     PeerDown,
     PeerUp,
@@ -34,8 +35,19 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.exchange.line import Kept, Line, Lines, Post, straggles
-from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing, Refuse, Vectors, Welcome
+from gossipfl.core.exchange.line import Kept, Line, Lines, Post
+from gossipfl.core.messages import (
+    Answer,
+    Ask,
+    Decline,
+    Hello,
+    Message,
+    Nothing,
+    Refuse,
+    Stop,
+    Vectors,
+    Welcome,
+)
 from gossipfl.draw import Purpose
 from gossipfl.errors import LocalProtocolError
 
@@ -47,7 +59,6 @@ class Pairwise:
     """A node's machine; it asks after every `every`-th local phase."""
 
     def __init__(self, post: Post, every: int = 1) -> None:
-        self.phases = 0  # local phases made
         self.asking: int | None = None  # the neighbour whose reply is awaited
         self.left = False
         self.lines = Lines(post)
@@ -55,6 +66,7 @@ class Pairwise:
         self._number = -1
         self._tried: set[int] = set()  # asked since the last local phase
         self._x: Tensor | None = None
+        self._training = False
 
     # ------------------------------------------------------------------ what a driver asks
 
@@ -65,7 +77,7 @@ class Pairwise:
             case Trained():
                 effects = self._trained()
             case Begin(x):
-                self._x = x
+                self._x, self._training = x, True
                 effects = [Train()]
             case PeerUp(peer, session):
                 effects = self.lines.dialled(peer, session)
@@ -73,6 +85,8 @@ class Pairwise:
                 effects, line = self.lines.down(event)
                 if line is not None and self.asking == line.peer:
                     self.asking = None
+            case Halt():
+                effects = self.lines.halt()
             case Tick():
                 return []
             case Stepped():
@@ -81,6 +95,16 @@ class Pairwise:
 
     def deadline(self) -> float | None:
         return None
+
+    @property
+    def phases(self) -> int:
+        """Local phases made."""
+        return self.lines.phases
+
+    @property
+    def rounds(self) -> int:
+        """Local phases that this node makes, as far as is known."""
+        return self.lines.rounds()
 
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
@@ -93,14 +117,16 @@ class Pairwise:
     # ------------------------------------------------------------------ asking
 
     def _trained(self) -> list[Effect]:
-        if self._x is None or self.phases >= self._post.phases:
+        if not self._training:
             raise LocalProtocolError("Trained: no local phase was under way")
-        self.phases += 1
+        self._training = False
+        self.lines.phases += 1
         effects: list[Effect] = []
         self._tried.clear()
         if self.phases % self._every == 0 and self.asking is None:
             effects += self._ask()
-        if self.phases < self._post.phases:
+        if not self.lines.over():
+            self._training = True
             effects.append(Train())
         return effects
 
@@ -148,13 +174,17 @@ class Pairwise:
             case Nothing():
                 line.done = True
                 return []
+            case Stop():
+                return self.lines.halt(line.peer)
             case _:
                 return [Note("rejected", line.peer, "a message of another exchange")]
 
     def _asked(self, line: Line, number: int, payload: Vectors) -> list[Effect]:
-        if number <= line.heard or self._x is None:
+        if number <= line.heard:
             return []
         assert line.session is not None
+        if self._x is None:  # this end still waits for other neighbours to begin
+            return [Send(line.peer, line.session, Decline(number))]
         if self.asking == line.peer and self._post.node < line.peer:
             return []  # both asked: this end's ask counts, and the peer knows it when it comes
         if self.asking == line.peer:
@@ -188,10 +218,7 @@ class Pairwise:
 
     def _leave(self) -> list[Effect]:
         waits = any(line.up and line.asked is not None for line in self.lines.by_peer.values())
-        over = self.phases >= self._post.phases or (
-            self.lines.deserted() and straggles(self.phases, self._post.phases)
-        )
-        if waits or self.left or not over:
+        if waits or self.left or self._x is None or not self.lines.over():
             return []
         effects = self.lines.part()
         if self.lines.settled():

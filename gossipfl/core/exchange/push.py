@@ -26,6 +26,7 @@ from gossipfl.core.events import (
     Effect,
     Event,
     Finished,
+    Halt,
     Note,
     PeerDown,
     PeerUp,
@@ -37,9 +38,9 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.exchange.line import Line, Lines, Post, straggles
+from gossipfl.core.exchange.line import Line, Lines, Post
 from gossipfl.core.exchange.tokens import Account
-from gossipfl.core.messages import Hello, Message, Nothing, Refuse, Welcome
+from gossipfl.core.messages import Hello, Message, Nothing, Refuse, Stop, Welcome
 from gossipfl.core.messages import Push as Pushed
 from gossipfl.draw import Purpose
 from gossipfl.errors import LocalProtocolError
@@ -84,7 +85,6 @@ class Push:
     """A node's machine."""
 
     def __init__(self, post: Post, terms: Terms) -> None:
-        self.phases = 0  # local phases made
         self._age = 0  # of the live x
         self.tokens = 0
         self.sends = 0
@@ -121,6 +121,8 @@ class Push:
                 effects = self.lines.dialled(peer, session)
             case PeerDown():
                 effects, _ = self.lines.down(event)
+            case Halt():
+                effects = self.lines.halt()
             case Stepped():
                 raise LocalProtocolError("Stepped: in push the end of a local phase is Trained")
         effects += self._go_on()
@@ -138,6 +140,16 @@ class Push:
     def silent(self) -> tuple[int, ...]:
         """Who is waited for at the end."""
         return self.lines.silent()
+
+    @property
+    def phases(self) -> int:
+        """Local phases made."""
+        return self.lines.phases
+
+    @property
+    def rounds(self) -> int:
+        """Local phases that this node makes, as far as is known."""
+        return self.lines.rounds()
 
     @property
     def age(self) -> int:
@@ -212,12 +224,14 @@ class Push:
             case Nothing():
                 line.done = True
                 return []
+            case Stop():
+                return self.lines.halt(line.peer)
             case _:
                 return [Note("rejected", line.peer, "a message of another exchange")]
 
     def _arrived(self, peer: int, theirs: Model) -> list[Effect]:
         if self._terms.variant == "merge-update" or (
-            self._terms.variant == "update-merge" and self.phases >= self._post.phases
+            self._terms.variant == "update-merge" and self.lines.over()
         ):
             self._judge(theirs)
             self._due = True
@@ -235,7 +249,7 @@ class Push:
         if not self._training:
             raise LocalProtocolError("Trained: no local phase was under way")
         self._training = False
-        self.phases += 1
+        self.lines.phases += 1
         self._age += 1
         if not self._terms.in_seconds:
             self._period = max(self._terms.period * seconds, SHORTEST)
@@ -250,7 +264,7 @@ class Push:
         if self._training or self._x is None:
             return []
         effects = self._react()
-        if self.phases >= self._post.phases:
+        if self.lines.over():
             return effects + self._settle()
         alone = not any(j in self._terms.comes for j in self.lines.up())
         if self._inbox:
@@ -284,8 +298,7 @@ class Push:
     # ------------------------------------------------------------------ the end
 
     def _leave(self) -> list[Effect]:
-        straggler = self.lines.deserted() and straggles(self.phases, self._post.phases)
-        if self.left or not (straggler or self.phases >= self._post.phases):
+        if self.left or self._x is None or not self.lines.over():
             return []
         effects = self.lines.part()
         if self.lines.settled():
