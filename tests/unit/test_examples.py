@@ -18,7 +18,7 @@ FOLDERS = sorted(path.parent.name for path in EXAMPLES.glob("*/swarm.toml"))
 
 def test_the_list_of_examples_names_each_folder_once() -> None:
     listed = re.findall(r"^\| \[(\w+)\]\(\1/\)", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == FOLDERS
+    assert sorted(listed) == sorted(path.parent.name for path in EXAMPLES.glob("*/README.md"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
