@@ -19,9 +19,12 @@ def save_array(path: Path, outcome: Outcome, names: Sequence[str]) -> None:
     """`x` [n, d] in node order, `names` [n] and `present` [n], as .npz, whole or not at all. Raises
     OSError."""
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, x=outcome.x.numpy(), names=np.array(names), present=np.array(outcome.present))
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            np.savez(file, x=outcome.x.numpy(), names=np.array(names), present=np.array(outcome.present))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def save_models(folder: Path, workload: Workload, outcome: Outcome, names: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         "parameters": workload.d,
         "data_hash": workload.data_hash,
         "config_hash": config.digest(),
-        "edges": plan.edges() if plan.n <= 2048 else [],
+        "edges": [list(edge) for edge in plan.edges()] if plan.n <= 2048 else [],
         "partition": partition_table(workload),
         "notes": [*plan.recipe.notes, *outcome.notes],
     }
