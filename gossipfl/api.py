@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gossipfl.config import Config, Overrides, Source, load_config
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
+from gossipfl.observe import exports
 from gossipfl.observe.follow import Follower
 from gossipfl.observe.result import Result, load
 from gossipfl.observe.sweep_result import SweepResult, results
@@ -73,6 +74,7 @@ def simulate(
         raise ConfigError(Problem("engine", f"no engine {engine!r}", "vector or events"))
     loaded, watch = load_config(config, overrides), watch or Unwatched()
     _check(loaded, engine)
+    exports.check(loaded, out)
     load_ = workload(loaded, task)
     made = plan(loaded, load_.sizes)
     for note in made.recipe.notes:
@@ -81,12 +83,13 @@ def simulate(
     saving = _Saving(folder)
     saving.text("config.toml", loaded.to_toml())
     kept: list[Record] = []
-    with saving.lines("metrics.jsonl") as line:
+    with saving.lines("metrics.jsonl") as line, exports.exports(loaded, folder, watch.note) as export:
 
         def tell(record: Record) -> None:
             if record["kind"] != "round" or len(kept) < KEEP:
                 kept.append(record)
             line(record)
+            export(record)
             watch(record)
 
         outcome = (vector if engine == "vector" else virtual).run(made, load_, tell)
@@ -114,6 +117,7 @@ def swarm(
     everything has been stopped and the records merged.
     """
     loaded = load_config(config, overrides)
+    exports.check(loaded, out)
     if out is not None:
         return _swarm(loaded, _folder(out), save_models, watch or Unwatched())
     with tempfile.TemporaryDirectory(prefix="gossipfl-") as folder:
@@ -181,9 +185,13 @@ def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, rep
     follower, lost = Follower(folder), list[str]()
     last: dict[str, object] = {}
     try:
-        with Swarm(config, folder, save_models=save_models) as running:
+        with (
+            exports.exports(config, folder, watch.note) as export,
+            Swarm(config, folder, save_models=save_models) as running,
+        ):
             for word in running.words(LOOK_EVERY):
                 for record in follower.poll():
+                    export(record)
                     watch(record)
                 if word is not None:
                     last = {**last, **word}
@@ -197,6 +205,7 @@ def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, rep
                     if "models" in word:
                         models = _taken(Path(str(word["models"])))
             for record in follower.poll():
+                export(record)
                 watch(record)
             if not {"summary", "problems", "error"} & last.keys():
                 raise GossipError(f"the nodes ended without a word: {running.last_error()}")

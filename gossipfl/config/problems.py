@@ -20,7 +20,6 @@ LATER_KEYS = frozenset(
         "node",
         "swarm.checkpoint_every",
         "swarm.start_quorum",
-        "swarm.tensorboard",
         "algorithm.on_death",
         "wire.dtype",
         "wire.deadline",

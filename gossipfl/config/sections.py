@@ -82,6 +82,7 @@ AggregateSpec = Annotated[
 ]
 RuleSpec = Annotated[str, Field(min_length=1), Expected('a rule such as "dpsgd", or "module:function"')]
 TaskSpec = Annotated[str, Field(min_length=1), Expected('a task such as "digits", or "module:function"')]
+WriterSpec = Annotated[str, AfterValidator(_known(("",))), Expected('a "module:function", or "" for none')]
 PartitionSpec = Annotated[
     str,
     AfterValidator(_known(PARTITIONS)),
@@ -151,6 +152,16 @@ class Swarm(Section):
         10,
         ge=1,
         description="Evaluate on the test set every so many rounds; the last round is always evaluated.",
+    )
+    tensorboard: bool = Field(
+        False,
+        description="Write curves for TensorBoard too, into the run's folder.",
+        json_schema_extra=LOCAL,
+    )
+    writer: WriterSpec = Field(
+        "",
+        description='"module:function" that is given every record as it is made; empty: none.',
+        json_schema_extra=LOCAL,
     )
     start_timeout: float = Field(
         0.0,

@@ -24,7 +24,9 @@ TRIED: Final = 2_000
 """Distinct combinations of graph and rule that are tried before anything starts; others when they run."""
 
 #: Keys that do not change what comes out.
-_INDIFFERENT: Final = frozenset({"swarm.name", "swarm.start_timeout", "swarm.tensorboard", "data.path"})
+_INDIFFERENT: Final = frozenset(
+    {"swarm.name", "swarm.start_timeout", "swarm.tensorboard", "swarm.writer", "data.path"}
+)
 _TABLES: Final = ("name", "engine", "seeds", "base", "grid", "case")
 
 Table = Mapping[str, object]
@@ -95,7 +97,7 @@ class Sweep:
         combination makes wrong is a cell that fails.
         """
         found: dict[str, Cell] = {}
-        faults, tried = _Faults(), _Trials()
+        faults, tried = _Faults(), _Trials(self.engine)
         case_keys = [key for _, keys in self.cases for key in keys] if len(self.cases) > 1 else []
         case_keys += [key for _, keys in self.cases for key, values in keys.items() if len(values) > 1]
         grid_keys = [key for key, values in self.grid.items() if len(values) > 1]
@@ -125,13 +127,15 @@ class Sweep:
 class _Trials:
     """Do graph and rule fit? Each combination is tried once, whatever else differs."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
         self._known: dict[str, tuple[Problem, ...]] = {}
 
     def __call__(self, config: Config) -> str:
         return "; ".join(str(problem) for problem in self.problems(config))
 
     def problems(self, config: Config) -> tuple[Problem, ...]:
+        from gossipfl.core.asynchronous import check_engine
         from gossipfl.drivers.plan import needs_sizes, plan
 
         sections = config.to_dict()
@@ -142,6 +146,7 @@ class _Trials:
             self._known[key] = ()
             if len(self._known) <= TRIED and not needs_sizes(config):
                 try:
+                    check_engine(config.algorithm.exchange, config.algorithm.replay, self._engine)
                     plan(config)
                 except ConfigError as error:
                     self._known[key] = error.problems
