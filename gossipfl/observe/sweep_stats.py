@@ -103,7 +103,7 @@ class Band(NamedTuple):
 def band(setting: Setting, metric: str) -> Band:
     """Mean and 95 % interval at each evaluation that all seeds have (one seed: no width).
 
-    Where values are positive and an interval reaches below zero, it ends at the least value instead.
+    Where values are positive and an interval comes near zero or below, it ends at the least value instead.
     """
     curves = [trial.curves[metric] for trial in setting.trials if metric in trial.curves]
     if not curves:
@@ -113,7 +113,7 @@ def band(setting: Setting, metric: str) -> Band:
     values, n = stacked[:, :, 3], len(curves)
     mean, least = values.mean(axis=0), values.min(axis=0)
     half = t_quantile(n) * values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.zeros(len(mean))
-    low = np.where((mean - half <= 0) & (least > 0), least, mean - half)
+    low = np.where((mean - half < least / 10) & (least > 0), least, mean - half)
     return Band(stacked[:, :, :3].mean(axis=0), mean, low, mean + half)
 
 

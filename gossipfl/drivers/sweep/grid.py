@@ -174,7 +174,7 @@ class _Faults:
             place = key, repr(value)
             if key in bad:
                 self._problems.setdefault(place, bad[key])
-            else:
+            elif not bad:
                 self._fine.add(place)
         for problem in bad.values():
             if problem.key not in settings:
