@@ -1,7 +1,6 @@
 """What all nodes' machines do with their payloads in a round, as operations on matrices.
 
-Mixing is one sparse product, bitwise the nodes' ordered sums (scipy's CSR product adds sorted columns from
-+0.0, one multiply and one add each; tests/laws guards it).
+Mixing is one sparse product, bitwise the nodes' ordered sums (`drivers.mixer`).
 """
 
 from __future__ import annotations
@@ -18,33 +17,19 @@ from gossipfl.core.aggregate import Reweigh
 from gossipfl.core.messages import Vectors
 from gossipfl.core.recipe import Recipe
 from gossipfl.core.rules.base import Inbox, Links
+from gossipfl.drivers.mixer import Mixer
+from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.topology import Mixing
 
 Validate = Callable[[Tensor, NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 """models [n, d], nodes [e], whose models [e] -> the loss of each model on its node's validation data [e]."""
 
 
-class Mixer:
-    """z -> W z for z [n, d], in z's number type."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, torch.dtype], tuple[Mixing, sp.csr_array]] = {}
-
-    def __call__(self, mixing: Mixing, z: Tensor) -> Tensor:
-        values = z.detach().cpu().numpy()
-        key = (id(mixing), z.dtype)
-        if key not in self._made or self._made[key][0] is not mixing:
-            if len(self._made) > 64:
-                self._made.clear()
-            self._made[key] = (mixing, mixing.matrix.astype(values.dtype))
-        return torch.from_numpy(self._made[key][1] @ values).to(z.device)
-
-
 class Exchange:
-    """The exchange `rounds` of n nodes that never fail. `x` is any [n, d] of the run."""
+    """The exchange `rounds` of n nodes that never fail. `x` is any [n, d] of the run; `crew` mixes."""
 
-    def __init__(self, recipe: Recipe, x: Tensor, validate: Validate) -> None:
-        self._recipe, self._mix, self._validate = recipe, Mixer(), validate
+    def __init__(self, recipe: Recipe, x: Tensor, validate: Validate, crew: Crew = ALONE) -> None:
+        self._recipe, self._mix, self._validate = recipe, Mixer(crew), validate
         self.bytes = recipe.packing.bytes(x.shape[-1], x.element_size())  # of a payload over one arc
         self.links: Links | None = None
         if recipe.rule.per_link:

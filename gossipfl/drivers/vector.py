@@ -14,10 +14,12 @@ from gossipfl.core import sketch
 from gossipfl.core.rules.base import Turn
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.matrix import Exchange
+from gossipfl.drivers.mixer import departure
 from gossipfl.drivers.outcome import Outcome, consensus_distance
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria, due, finite, wrong
 from gossipfl.drivers.virtual import Watch
+from gossipfl.learning.crew import Crew
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
 
@@ -28,21 +30,25 @@ def run(plan: Plan, workload: Workload, watch: Watch, *, each: bool = True) -> O
     each: a record a node and round, and a node and evaluation. Of many nodes they cost more than the
     training; without them there is one record an evaluation, of kind `evals`, about all nodes: `values` (name
     -> [n]), `sent_bytes` up to then (mean over nodes), `consensus_distance`.
+
+    As many threads take part as PyTorch was given before (`torch.set_num_threads`, `OMP_NUM_THREADS`); bits
+    do not depend on it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.config.train.threads)
     try:
-        return _run(plan, workload, watch, each)
+        with Crew(threads // plan.config.train.threads, plan.config.train.threads) as crew:
+            return _run(plan, workload, watch, each, crew)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(plan: Plan, workload: Workload, watch: Watch, each: bool) -> Outcome:
+def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -> Outcome:
     config, rule, schedule = plan.config, plan.recipe.rule, plan.recipe.schedule
     names, seed, n = config.names, config.swarm.seed, plan.n
-    cohort = workload.cohort()
+    cohort = workload.cohort(crew)
     x = cohort.start()
-    exchange = Exchange(plan.recipe, x, cohort.validate)
+    exchange = Exchange(plan.recipe, x, cohort.validate, crew)
     links, width = exchange.links, exchange.bytes
     state = rule.init(x, Turn(0, 1.0, links))
     enough = criteria(config, workload)
@@ -70,7 +76,7 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool) -> Outcome:
         rounds += 1
         t2 = time.perf_counter()
         degrees = np.diff(mixing.matrix.indptr) - 1 if payload else np.zeros(n, dtype=np.int64)
-        sent = np.diff(mixing.matrix.tocsc().indptr) - 1 if payload else degrees
+        sent = np.bincount(mixing.matrix.indices, minlength=n) - 1 if payload else degrees
         sent_total += sent * width
         now = t2 - begun
         values = cohort.evaluate(x) if due(rounds, config.swarm.eval_every, end) else {}
@@ -94,7 +100,7 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool) -> Outcome:
         if payload:
             plainly = inbox.mixed and rule.sends[0].kind == "vector"
             given, got = (payload[0], inbox.mixed[0]) if plainly else (after, x)
-            gap = (given - got).norm(dim=1) / given.norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+            gap = departure(given, got, crew)
         rows = zip(names, losses.tolist(), degrees.tolist(), sent.tolist(), gap.tolist(), strict=True)
         for i, (name, loss, degree, out, disagreement) in enumerate(rows):
             watch(

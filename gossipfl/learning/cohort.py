@@ -28,7 +28,7 @@ from gossipfl.learning.tracing import Gradient, Values, batched_gradient, safe, 
 from gossipfl.learning.training import Lesson, ModuleLearner
 
 EVAL_ROWS = 2**17  # test samples × models in one forward
-TRACE_AFTER = 100  # steps of a tile after which tracing has paid, about
+TRACE_AFTER = 50  # steps of a tile after which tracing has paid, about
 
 log = logging.getLogger(__name__)
 
