@@ -14,6 +14,7 @@ main = Frame(
         "sweep": "Run a grid of configs, resumable.",
         "check": "Validate a config; print it resolved, and its recipe.",
         "topology": "List, show and compare graphs.",
+        "algorithms": "List rules, exchanges and codecs: needs, cost, source.",
         "data": "List tasks; show how data are split over nodes.",
         "report": "Write the report of one run, or compare several.",
     }

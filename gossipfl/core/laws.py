@@ -3,8 +3,9 @@ nearest choice that works. A rule says what it needs by name, in `needs`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +15,18 @@ from gossipfl.core.codecs import Codec
 from gossipfl.core.rules.base import Part, Rule
 from gossipfl.errors import Problem
 from gossipfl.topology import Graph, Mixing, Schedule
+
+#: What the names in a rule's `needs` mean, in a few words.
+NEEDS: Final[Mapping[str, str]] = {
+    "mean": "columns of W that sum to 1, for the exact mean",
+    "doubly-stochastic": "columns of W that sum to 1",
+    "column-stochastic": "columns of W that sum to 1; one-way arcs are fine",
+    "symmetric": "a symmetric W",
+    "lambda-min": "eigenvalues of W above -1/3, else (I+W)/2 is taken",
+    "static": "the same W in every round",
+    "tree": "a tree: tree, path or star",
+    "complete": "the graph complete",
+}
 
 RULE, WEIGHTS, GRAPH = "algorithm.rule", "topology.weights", "topology.graph"
 

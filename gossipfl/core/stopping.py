@@ -59,7 +59,7 @@ class Vigil:
 
 def end_of(schedule: Schedule, node: int, rounds: int, early: bool, limit: int) -> int:
     """The number of rounds after which all nodes end, if `node` has seen enough after `rounds`: every node
-    that can hear of it has by then, or `limit`. early: the payload of the next round is on its way already."""
+    that can hear of it has by then, or `limit`. early: the payload of the next round is on its way."""
     n, at = schedule.n, rounds + early
     known = np.zeros(n, dtype=bool)
     known[node] = True
