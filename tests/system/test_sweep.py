@@ -1,0 +1,200 @@
+"""Sweeps with real processes: the same bits whatever the jobs, killed and resumed, interrupted, failing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gossipfl.observe.sweep_reading import Study, read_sweep
+
+if TYPE_CHECKING:
+    from tests.system.conftest import Running
+
+pytestmark = pytest.mark.system
+
+Start = Callable[..., "Running"]
+
+#: Seconds until a test gives up on what it waits for; generous, since machines are shared.
+DEADLINE = 120.0
+
+SWEEP = """
+seeds = {seeds}
+
+[base.swarm]
+nodes = 6
+rounds = {rounds}
+eval_every = 5
+
+[base.train]
+task = "{task}"
+
+[grid]
+"topology.graph" = ["ring", "complete"]
+"""
+
+TASK = """
+import os
+from gossipfl.learning.tasks.digits import digits as real
+
+def digits(fate):
+    print("a task may print", flush=True)
+    if fate == "die":
+        os._exit(7)
+    if fate == "raise":
+        raise RuntimeError("no such luck")
+    return real()
+"""
+
+
+def write(folder: Path, *, seeds: int = 2, rounds: int = 10, task: str = "consensus", more: str = "") -> str:
+    path = folder / "study.toml"
+    path.write_text(SWEEP.format(seeds=seeds, rounds=rounds, task=task) + more)
+    return str(path)
+
+
+def finished(folder: Path) -> int:
+    """How many runs the results hold, while they are written."""
+    path = folder / "results.sqlite"
+    if not path.is_file():
+        return 0
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        try:
+            (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+        except sqlite3.OperationalError:  # the tables are being made
+            return 0
+    return int(count)
+
+
+def wait_for(running: Running, runs: int) -> None:
+    end = time.monotonic() + DEADLINE
+    while finished(running.out) < runs:
+        assert not running.over(), running.text()
+        assert time.monotonic() < end, f"{runs} runs did not finish in {DEADLINE:g} s"
+        time.sleep(0.01)
+
+
+def bits(study: Study) -> list[tuple[str, int, str, float]]:
+    return [(t.texts["graph"], t.seed, t.model_hash, t.figures["mean"]) for t in study.trials]
+
+
+def test_the_bits_are_the_same_whatever_the_jobs(start: Start, tmp_path: Path) -> None:
+    # given a sweep over what is learnt from images
+    file = write(tmp_path, task="digits")
+    # when it runs one cell at a time, and two
+    studies = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        ended = start("sweep", file, "--jobs", jobs, "--json", out=out).end()
+        assert ended.code == 0, ended.stderr
+        assert json.loads(ended.stdout)["runs"] == 4
+        studies.append(read_sweep(out))
+    # then every run has the same final parameters
+    one, two = map(bits, studies)
+    assert one == two
+    assert len({model for _, _, model, _ in one}) == 4
+    assert (tmp_path / "2" / "report.html").is_file()
+    assert (tmp_path / "2" / "results.csv").read_text().count("\n") == 5
+    assert not (tmp_path / "2" / "log.txt").exists()
+
+
+def test_a_killed_sweep_goes_on_and_counts_no_cell_twice(start: Start, tmp_path: Path) -> None:
+    # given a sweep that is killed in the middle, without a warning
+    file = write(tmp_path, seeds=6, rounds=3000)
+    killed = start("sweep", file, "--jobs", "1")
+    wait_for(killed, 2)
+    killed.signal(signal.SIGKILL)
+    killed.end()
+    before = finished(killed.out)
+    assert 2 <= before < 12
+    # when the same command is given again
+    ended = start("sweep", file, "--json", out=killed.out).end()
+    # then it runs the rest, and the rest alone
+    told = json.loads(ended.stdout)
+    assert (told["runs"], told["resumed"], told["failed"]) == (12, before, 0)
+    trials = read_sweep(killed.out).trials
+    assert len(trials) == len({(t.texts["graph"], t.seed) for t in trials}) == 12
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_so(start: Start, tmp_path: Path) -> None:
+    # given a sweep in which a run has finished, and another has begun in the same folder
+    running = start("sweep", write(tmp_path, seeds=50, rounds=4000), "--jobs", "1")
+    wait_for(running, 1)
+    other = start("sweep", write(tmp_path, seeds=50, rounds=4000), out=running.out).end()
+    assert other.code == 2
+    assert f"another sweep runs in {running.out} (process {running.process.pid})" in other.stderr
+    # when it is interrupted
+    running.signal(signal.SIGINT)
+    ended = running.end()
+    # then it ends as interrupted commands do, and its table has what was finished
+    assert ended.code == 130
+    assert "interrupted" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    rows = (running.out / "results.csv").read_text().splitlines()[1:]
+    assert len(rows) == finished(running.out) >= 1
+
+
+def test_cells_that_raise_or_die_are_rows_and_the_rest_goes_on(start: Start, tmp_path: Path) -> None:
+    # given a task that prints, and in some cells raises, or takes its process with it
+    (tmp_path / "my_task.py").write_text(TASK)
+    more = '"task.fate" = ["fine", "raise", "die"]\n'
+    file = write(tmp_path, seeds=1, task="my_task:digits", more=more)
+    # when it is swept
+    ended = start("sweep", file, "--jobs", "2").end()
+    # then the others finish, and each failure is told with its reason
+    assert ended.code == 0, ended.stderr
+    fates = {(t.columns["task.fate"], t.texts["graph"]): t.error for t in read_sweep(tmp_path / "run").trials}
+    errors = {fate: error for (fate, _), error in fates.items()}
+    assert len(fates) >= 4
+    assert errors["fine"] == ""
+    assert "no such luck" in errors["raise"]
+    assert "ended with exit status 7" in errors["die"]
+    assert "4 failed" in ended.stdout
+    assert "a task may print" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_sweep_of_real_swarms_runs(start: Start, tmp_path: Path) -> None:
+    file = write(tmp_path, seeds=1, rounds=5)
+    ended = start("sweep", file, "--engine", "swarm", "--json").end()
+    assert ended.code == 0, ended.stderr
+    study = read_sweep(tmp_path / "run")
+    assert [t.error for t in study.trials] == ["", ""]
+    assert study.engine == "swarm"
+    assert all(t.curves["error"][-1, 2] > 0 for t in study.trials)  # bytes
+
+
+def test_a_sweep_in_which_every_run_fails_says_so(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "my_task.py").write_text(TASK)
+    file = write(tmp_path, seeds=1, task="my_task:digits", more='"task.fate" = ["raise"]\n')
+    ended = start("sweep", file, "--jobs", "1", "--quiet").end()
+    assert ended.code == 3
+    assert "every run failed: " in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_dry_run_counts_and_estimates_and_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    ended = start("sweep", write(tmp_path), "--dry-run", "--json").end()
+    told = json.loads(ended.stdout)
+    assert told["runs"] == 4
+    assert 0 < told["seconds"] < 600
+    assert not (tmp_path / "run").exists()
+
+
+def test_cells_run_on_a_ray_cluster_with_the_same_bits(start: Start, tmp_path: Path) -> None:
+    # given Ray on this machine
+    pytest.importorskip("ray", reason="ray is not installed: pip install gossipfl[ray]")
+    file = write(tmp_path)
+    # when a sweep runs on two of its workers, and without it
+    on_ray = start("sweep", file, "--on", "ray", "--jobs", "2", "--json", out=tmp_path / "ray").end()
+    assert on_ray.code == 0, on_ray.stderr
+    alone = start("sweep", file, "--jobs", "1", "--json", out=tmp_path / "alone").end()
+    # then the bits are the same
+    assert alone.code == 0
+    assert bits(read_sweep(tmp_path / "ray")) == bits(read_sweep(tmp_path / "alone"))
