@@ -16,7 +16,7 @@ from gossipfl.errors import ConfigError, Problem
 
 
 class Files(NamedTuple):
-    """A data set on disk: its name, its files, the Python package that may carry it, how to get it."""
+    """A data set on disk: its name, its files, the Python package that may carry it (or ""), how it is got."""
 
     name: str
     files: tuple[str, ...]
@@ -54,7 +54,7 @@ def _system(name: str) -> list[Path]:
 
 def _package(package: str) -> list[Path]:
     try:
-        spec = find_spec(package)
+        spec = find_spec(package) if package else None
     except ModuleNotFoundError:
         return []
     return [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []

@@ -21,7 +21,7 @@ def test_list_names_tasks_and_partitions() -> None:
     result = run("list")
 
     assert result.exit_code == 0
-    for name in ("digits", "consensus", "quadratic", "dirichlet", "shards", "natural"):
+    for name in ("digits", "fashion", "consensus", "quadratic", "dirichlet", "shards", "natural"):
         assert f"\n  {name} " in result.stdout
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TASKS: Mapping[str, str] = {
     "digits": "handwritten digits, 8×8 pixels, 10 classes; in the package · perceptron 64-64-10",
+    "fashion": "clothes, 28×28 pixels, 10 classes; Debian's dataset-fashion-mnist · task.model: cnn or mlp",
     "consensus": "no data: nodes hold vectors and only average · task.file or task.dimension",
     "quadratic": "no data: one quadratic function a node, exact gradient descent · task.file",
 }
@@ -39,6 +40,10 @@ def load_task(config: Config) -> Task | VectorTask:
                 [Problem(f"task.{key}", "digits has no keys", "leave it out") for key in config.task]
             )
         return digits(config.data.path)
+    if name == "fashion":
+        from gossipfl.learning.tasks.fashion import fashion
+
+        return fashion(config.task, config.data.path)
     if name == "consensus":
         from gossipfl.learning.tasks.vectors import consensus
 
