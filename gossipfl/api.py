@@ -76,7 +76,7 @@ def simulate(
     _check(loaded, engine)
     exports.check(loaded, out)
     load_ = workload(loaded, task)
-    made = plan(loaded, load_.sizes)
+    made = plan(loaded, load_.sizes, load_.plain)
     for note in made.recipe.notes:
         watch.note(note)
     folder = None if out is None else _folder(out)

@@ -295,12 +295,12 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
                 node.meet()
                 node.train()
             finally:
-                _keep(place, node.learner.vector)
+                _keep(place, node.learner.x)
             # The result is safe, so it is told before the goodbyes: a node that is killed now has finished.
             node._say(_account(node))
             node.leave()
             if node.moved:
-                _keep(place, node.learner.vector)
+                _keep(place, node.learner.x)
                 node._say(_account(node))
     except TrainingDiverged as error:
         word = {"diverged": [error.round, error.what]}

@@ -28,7 +28,7 @@ def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object
 
 def eval_fields(learner: Learner, seed: int) -> dict[str, object]:
     """The task's metrics and a sketch of x, from which a reader estimates the consensus distance."""
-    buckets = sketch.sketch(learner.vector.detach().cpu().numpy(), seed)
+    buckets = sketch.sketch(learner.x.detach().cpu().numpy(), seed)
     return {**learner.evaluate(), "sketch": sketch.encode(buckets)}
 
 

@@ -91,7 +91,7 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
                         "time": now,
                         "kind": "evals",
                         "sent_bytes": float(sent_total.mean()),
-                        "consensus_distance": consensus_distance(x.detach()),
+                        "consensus_distance": consensus_distance(x[:, : workload.d].detach()),
                         "values": {name: v.tolist() for name, v in values.items()},
                     }
                 )
@@ -122,12 +122,12 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
             )
         lists = {name: v.tolist() for name, v in values.items()}
         for i, name in enumerate(names if values else ()):
-            buckets = sketch.encode(sketch.sketch(x[i].detach().cpu().numpy(), seed))
+            buckets = sketch.encode(sketch.sketch(x[i, : workload.d].detach().cpu().numpy(), seed))
             head = {"node": i, "name": name, "round": rounds, "time": now, "kind": "eval"}
             watch({**head, **{k: v[i] for k, v in lists.items()}, "sketch": buckets})
     return Outcome(
         engine="vector",
-        x=x.detach().cpu(),
+        x=x[:, : workload.d].detach().cpu(),
         present=(True,) * n,
         rounds=(rounds,) * n,
         sent_bytes=tuple(sent_total.tolist()),

@@ -112,7 +112,7 @@ class Simulation:
             )
         return Outcome(
             engine="events",
-            x=torch.stack([n.learner.vector.detach().clone() for n in self._nodes]),
+            x=torch.stack([n.learner.x.detach().clone() for n in self._nodes]),
             present=(True,) * self._plan.n,
             rounds=tuple(n.rounds for n in self._nodes),
             sent_bytes=tuple(n.sent_bytes for n in self._nodes),

@@ -270,7 +270,7 @@ def _spawned(config: Mapping[str, object], place: Place, control: Connection) ->
     _settle_in()
     loaded = load_config(config)
     load = workload(loaded)
-    live(plan(loaded, load.sizes), load, place, control)
+    live(plan(loaded, load.sizes, load.plain), load, place, control)
 
 
 def _warm(load: Workload) -> None:
@@ -319,7 +319,7 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     config = load_config(job["config"])
     torch.set_num_threads(1)
     load = workload(config)
-    made = plan(config, load.sizes)
+    made = plan(config, load.sizes, load.plain)
     _warm(load)
     with Nursery(made, load, (folder, scratch), job["epoch"], tell) as nursery:
         outcome = nursery.watch()

@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Stream
+from gossipfl.learning.carrying import CarryingLearner
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat
 from gossipfl.learning.models import CHUNK, evaluate, set_mode
@@ -69,7 +70,7 @@ def module_cohort(
     flats: Sequence[Flat],
     streams: Sequence[Stream],
     lesson: Lesson,
-    learner: Callable[[int], ModuleLearner],
+    learner: Callable[[int], ModuleLearner | CarryingLearner],
     crew: Crew = ALONE,
 ) -> Cohort:
     """A batched cohort, or (and the log says why) a loop over learners.
@@ -229,7 +230,7 @@ class LoopCohort:
 
     batched = False
 
-    def __init__(self, learners: Sequence[ModuleLearner]) -> None:
+    def __init__(self, learners: Sequence[ModuleLearner | CarryingLearner]) -> None:
         self.learners = learners
         self._start = torch.stack([learner.vector for learner in learners])
 
@@ -261,7 +262,7 @@ class LoopCohort:
         return np.array([self.learners[i].validate(models[j]) for i, j in pairs])
 
     @staticmethod
-    def _evaluate_row(learner: ModuleLearner, row: Tensor) -> dict[str, float]:
+    def _evaluate_row(learner: ModuleLearner | CarryingLearner, row: Tensor) -> dict[str, float]:
         learner.load(row)
         return learner.evaluate()
 

@@ -35,7 +35,15 @@ Steps = Generator[None, None, Phase]
 class Learner(Protocol):
     """One node's model and data, behind one vector."""
 
-    vector: Tensor  # the live x, [d]
+    @property
+    def x(self) -> Tensor:
+        """The live model, `[d]`."""
+        ...
+
+    @property
+    def vector(self) -> Tensor:
+        """What is averaged: x itself, or, where optimizer state travels too, a copy of x and of that."""
+        ...
 
     def phase(self, round: int) -> Phase:
         """The local phase of a round (from 0), in place. A loss that is not finite is returned."""
@@ -110,7 +118,7 @@ class ModuleLearner:
 
     def __init__(self, flat: Flat, stream: Stream, lesson: Lesson) -> None:
         self.flat, self.stream, self.lesson = flat, stream, lesson
-        self.vector = flat.vector
+        self.x = self.vector = flat.vector
         self._trainable = flat.trainable()
         self.optimizer: Optimizer = lesson.regimen.make(self._trainable)
         self.count = lesson.regimen.steps(len(stream.part))  # optimiser steps in a phase

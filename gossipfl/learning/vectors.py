@@ -93,7 +93,7 @@ class VectorLearner:
 
     def __init__(self, start: Tensor, target: Tensor, descent: Descent) -> None:
         self.point = Point(start)
-        self.vector = self.point.x.data
+        self.x = self.vector = self.point.x.data
         self.target, self.descent = target, descent
 
     def phase(self, round: int) -> Phase:
@@ -172,6 +172,7 @@ class VectorWorkload:
     headline = "error"
     higher_is_better = False
     metrics: tuple[str, ...] = ("loss", "error")
+    plain = 0
 
     def __init__(self, config: Config, task: VectorTask) -> None:
         _require_plain_descent(config, task)
@@ -214,6 +215,9 @@ class VectorWorkload:
 def _require_plain_descent(config: Config, task: VectorTask) -> None:
     n, train = config.swarm.nodes, config.train
     problems = []
+    if config.algorithm.average_optimizer:
+        wrong = f"{task.name} has no optimizer state"
+        problems.append(Problem("algorithm.average_optimizer", wrong, "false"))
     if len(task.start) != n:
         wrong = f"is {n} and {task.name} has vectors for {len(task.start)} nodes"
         problems.append(Problem("swarm.nodes", wrong, f"swarm.nodes = {len(task.start)}"))

@@ -14,7 +14,8 @@ from gossipfl.config import Config
 from gossipfl.draw import Purpose, permutation
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.batches import NOTHING, Index, Samples, Stream
-from gossipfl.learning.cohort import Cohort, module_cohort
+from gossipfl.learning.carrying import CarryingLearner, states
+from gossipfl.learning.cohort import Cohort, LoopCohort, module_cohort
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat
 from gossipfl.learning.models import build, device, probe
@@ -32,6 +33,7 @@ class Workload(Protocol):
     higher_is_better: bool
     metrics: tuple[str, ...]  # names of what an evaluation gives
     d: int  # the size of x
+    plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
     data_hash: str  # 16 hexadecimal digits: the data and who holds which
     sizes: tuple[int, ...]  # samples of each node
     parts: tuple[Index, ...]  # their indices; empty for vector tasks
@@ -79,15 +81,22 @@ class ModuleWorkload:
         self.headline = next(iter(task.metrics), "loss")
         self.metrics = ("loss", *(name for name in task.metrics if name != "loss"))
         self.higher_is_better = task.higher_is_better and bool(task.metrics)
-        self.d = self._flat(self._build(0)).size
+        flat = self._flat(self._build(0))
+        self.d, shared = flat.size, flat.parameters[-1].stop
+        carries = config.algorithm.average_optimizer
+        self._states = states(plan.make, train.optimizer) if carries else ()
+        self.plain = self.d - shared + len(self._states) * shared
         self.data_hash = _data_hash(task, self.parts)
 
-    def learner(self, node: int) -> ModuleLearner:
+    def learner(self, node: int) -> ModuleLearner | CarryingLearner:
         flat = self._flat(self._build(node).to(self._device))
-        return ModuleLearner(flat, self._stream(node), self.lesson)
+        learner = ModuleLearner(flat, self._stream(node), self.lesson)
+        return CarryingLearner(learner, self._states) if self._states else learner
 
     def cohort(self, crew: Crew = ALONE) -> Cohort:
         nodes = range(self.config.swarm.nodes)
+        if self._states:
+            return LoopCohort([self.learner(node) for node in nodes])
         own = range(1) if self.config.swarm.same_start else nodes
         flats = [self._flat(self._build(node).to(self._device)) for node in own]
         streams = [self._stream(node) for node in nodes]

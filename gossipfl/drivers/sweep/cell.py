@@ -70,7 +70,7 @@ def _run(
     if job["engine"] == "swarm":
         return _swarm(config.to_dict(), curves)
     load = workload(config)
-    made = plan(config, load.sizes)
+    made = plan(config, load.sizes, load.plain)
     outcome: Outcome
     if job["engine"] == "vector":
         outcome = vector.run(made, load, curves.take, each=False)
