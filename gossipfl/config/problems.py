@@ -203,7 +203,6 @@ def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
         ("algorithm.average_optimizer", algorithm.average_optimizer, False),
         ("wire.codec", config.wire.codec, "none"),
         ("train.lr_schedule", config.train.lr_schedule == "agreement" and "agreement", False),
-        ("stop", config.stop.wanted and "set", False),
     ):
         if value != plain:
             involved = frozenset({key, "algorithm.exchange"})

@@ -12,6 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 import gossipfl
+from gossipfl.config import load_config
+from gossipfl.draw import Purpose, permutation, seed64
+from gossipfl.learning.tasks.digits import digits
+from gossipfl.learning.workload import workload
 
 torch.set_num_threads(1)
 
@@ -258,3 +262,54 @@ def test_fedavg_is_the_mean_by_data_size_after_each_round(engine: Engine, tmp_pa
     x = run(engine, tmp_path, {"a": a, "b": b}, 6, train__lr=0.1, **keys)
 
     np.testing.assert_allclose(x, np.tile(expected, (4, 1)), rtol=0, atol=1e-13)
+
+
+@both
+@pytest.mark.parametrize(
+    "settings", [{}, {"train.momentum": 0.9}, {"train.optimizer": "adam", "train.lr": 0.01}]
+)
+def test_none_is_plain_pytorch(engine: Engine, settings: dict[str, object]) -> None:
+    """Bit for bit where a node trains as PyTorch does; to ten digits where all train as one matrix."""
+    config = {
+        "swarm.nodes": 3,
+        "swarm.rounds": 6,
+        "swarm.seed": 4,
+        "algorithm.rule": "none",
+        "algorithm.local_steps": 2,
+        "train.batch": 8,
+        "train.dtype": "float64",
+        **settings,
+    }
+    models = gossipfl.simulate(config, engine=engine).models
+
+    assert models is not None
+    for node in range(3):
+        expected = trained_alone(config, node)
+        if engine == "events":
+            assert models[node].tobytes() == expected.tobytes()
+        np.testing.assert_allclose(models[node], expected, rtol=0, atol=1e-10)
+
+
+def trained_alone(settings: dict[str, object], node: int) -> Array:
+    """A node's parameters after its twelve steps, by PyTorch and the partition alone."""
+    config = load_config(settings)
+    load = workload(config)
+    task, part = digits(), load.parts[node]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed64(config.swarm.seed, Purpose.START))
+        model = task.model().double()
+    inputs, targets = task.train.tensors[0].double(), task.train.tensors[1]
+    if config.train.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=config.train.lr, momentum=config.train.momentum)
+    epochs = 1 + 12 * 8 // len(part)
+    order = np.concatenate(
+        [part[permutation(config.swarm.seed, Purpose.BATCH, node, e, size=len(part))] for e in range(epochs)]
+    )
+    for step in range(12):
+        batch = torch.from_numpy(order[step * 8 : step * 8 + 8])
+        optimizer.zero_grad()
+        task.loss(model(inputs[batch]), targets[batch]).backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).numpy()

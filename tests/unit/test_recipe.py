@@ -156,7 +156,6 @@ def test_a_broken_law_is_refused_with_its_reason_and_a_way_out(
         {"algorithm__aggregate": "by-loss"},
         {"algorithm__average_optimizer": True},
         {"train__lr_schedule": "agreement"},
-        {"stop__seconds": 3.0},
     ],
 )
 def test_asynchronous_exchanges_refuse_what_needs_rounds(keys: dict[str, object]) -> None:
