@@ -16,7 +16,7 @@ from gossipfl.errors import ConfigError, Problem
 
 
 class Files(NamedTuple):
-    """A data set on disk: its name, its files, the Python package that may carry it (or ""), how it is got."""
+    """A data set on disk: its name, its files, the Python package that may carry it (or ""), how to get."""
 
     name: str
     files: tuple[str, ...]
