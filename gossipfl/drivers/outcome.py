@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gossipfl
+from gossipfl.drivers.machine import machine
 from gossipfl.drivers.plan import Plan
 from gossipfl.learning.partition import label_distance, label_table
 from gossipfl.learning.workload import ModuleWorkload, Workload
@@ -95,6 +96,7 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         "parameters": workload.d,
         "data_hash": workload.data_hash,
         "config_hash": config.digest(),
+        "machine": machine(),
         "edges": [list(edge) for edge in plan.edges()] if plan.n <= 2048 else [],
         "partition": partition_table(workload),
         "notes": [*plan.recipe.notes, *outcome.notes],

@@ -187,6 +187,7 @@ def _facts(run: Run) -> str:
     names = {
         "version": "gossipfl", "engine": "engine", "seed": "seed", "exchange": "exchange", "codec": "codec",
         "parameters": "parameters", "config_hash": "config hash", "data_hash": "data hash",
+        "machine": "machine",
     }  # fmt: skip
     facts = [(shown, s[key]) for key, shown in names.items() if s.get(key) is not None]
     if number(s.get("start_seconds"), 0.0) > 0:
