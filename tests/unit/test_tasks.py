@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gossipfl.draw import Purpose, generator
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from gossipfl.config import Config, load_config
+from gossipfl.draw import Purpose, generator
 from gossipfl.errors import ConfigError
 from gossipfl.learning.datasets import Files, locate
 from gossipfl.learning.task import Task, VectorTask, accuracy

@@ -8,12 +8,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from gossipfl.draw import Purpose, permutation
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset, TensorDataset
 
 from gossipfl.config import load_config
+from gossipfl.draw import Purpose, permutation
 from gossipfl.errors import ConfigError
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Samples, Stream

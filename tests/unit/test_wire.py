@@ -1,4 +1,4 @@
-"""Bytes on the wire: what is encoded comes back; what has not exactly the expected shape is refused by name."""
+"""Bytes on the wire: what is encoded comes back; what has not exactly the expected shape is refused."""
 
 from __future__ import annotations
 
