@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import gossipfl
+from gossipfl.drivers.figures import consensus_distance, distances, effective_neighbors, fairness, spread
 from gossipfl.drivers.machine import machine
 from gossipfl.drivers.plan import Plan
 from gossipfl.learning.partition import label_distance, label_table
@@ -31,6 +32,7 @@ class Outcome:
     diverged: tuple[int, int, str] | None = None  # node, round, what
     end: int | None = None  # after how many rounds the swarm ended, where that was decided on the way
     notes: tuple[str, ...] = field(default=())
+    sent_messages: tuple[int, ...] | None = None  # payloads, where they were counted
 
     @property
     def finished(self) -> bool:
@@ -38,28 +40,26 @@ class Outcome:
         return not self.lost and self.diverged is None and all(self.present)
 
 
-def consensus_distance(x: Tensor) -> float:
-    """sqrt(mean over nodes of ||x_i - mean x||^2) of x [n, d]."""
-    if not len(x):
-        return 0.0
-    x = x.to(torch.float64)
-    return math.sqrt(float(((x - x.mean(0)) ** 2).sum(1).mean()))
-
-
 def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, object]:
     """The figures of `summary.json`, from the models as they are at the end."""
     config = plan.config
     rows = torch.tensor(outcome.present)
     x = outcome.x[rows]
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {name: [] for name in workload.metrics}
+    mean_model: dict[str, float] = {}
+    steepness: float | None = None
     if len(x):
-        everything = torch.cat([x, x.mean(0, keepdim=True)])
-        values = {name: v.tolist() for name, v in workload.cohort().evaluate(everything).items()}
-    headline = values.get(workload.headline, [math.nan])
-    per_node: list[float | None] = [None] * plan.n
-    for node, value in zip(rows.nonzero().flatten().tolist(), headline[:-1], strict=False):
-        per_node[node] = value
-    nodes, mean_model = np.array(headline[:-1] or [math.nan]), headline[-1]
+        mean = x.mean(0)
+        scores = workload.cohort().evaluate(torch.cat([x, mean.unsqueeze(0)]))
+        values = {name: v[:-1].tolist() for name, v in scores.items()}
+        mean_model = {name: float(v[-1]) for name, v in scores.items()}
+        steepness = workload.gradient_norm(mean)
+    headline = values[workload.headline]
+    per_node = _by_node(headline, outcome.present)
+    spreads = {name: spread(v, name != "loss" and workload.higher_is_better) for name, v in values.items()}
+    for name, value in mean_model.items():
+        spreads[name]["mean_model"] = value
+    of_headline = spread(headline, workload.higher_is_better)
     rounds = max(outcome.rounds, default=0)
     goal = plan.rounds if outcome.end is None else outcome.end
     done = [r >= goal and p for r, p in zip(outcome.rounds, outcome.present, strict=True)]
@@ -81,18 +81,24 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         "start_seconds": outcome.start_seconds,
         "round_seconds": outcome.seconds / rounds if rounds else 0.0,
         "rounds_per_second": rounds / outcome.seconds if outcome.seconds > 0 else 0.0,
+        "virtual_seconds": outcome.seconds if outcome.engine == "events" else None,
         "sent_bytes_per_node": sum(outcome.sent_bytes) / plan.n,
+        "sent_messages_per_node": None
+        if outcome.sent_messages is None
+        else sum(outcome.sent_messages) / plan.n,
         "metric": workload.headline,
         "higher_is_better": workload.higher_is_better,
-        "mean": float(nodes.mean()),
-        "min": float(nodes.min()),
-        "max": float(nodes.max()),
-        "std": float(nodes.std()),
-        "mean_model": mean_model,
+        **of_headline,
+        "mean_model": mean_model.get(workload.headline, math.nan),
+        "fairness": fairness(headline) if headline else math.nan,
+        "metrics": spreads,
         "per_node": per_node,
         "names": list(config.names),
         "consensus_distance": consensus_distance(x),
+        "distance_per_node": _by_node(distances(x).tolist(), outcome.present),
+        "gradient_norm": steepness,
         "spectral_gap": gap,
+        "effective_neighbors": effective_neighbors(plan),
         "parameters": workload.d,
         "data_hash": workload.data_hash,
         "config_hash": config.digest(),
@@ -101,6 +107,12 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         "partition": partition_table(workload),
         "notes": [*plan.recipe.notes, *outcome.notes],
     }
+
+
+def _by_node(values: Sequence[float], present: Sequence[bool]) -> list[float | None]:
+    """The values of the nodes that are present, in node order, None for the others."""
+    found = iter(values)
+    return [next(found) if there else None for there in present]
 
 
 def partition_table(workload: Workload) -> dict[str, object]:

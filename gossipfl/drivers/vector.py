@@ -13,9 +13,10 @@ import torch
 from gossipfl.core import sketch
 from gossipfl.core.rules.base import Turn
 from gossipfl.core.stopping import Vigil
+from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.matrix import Exchange
 from gossipfl.drivers.mixer import departure
-from gossipfl.drivers.outcome import Outcome, consensus_distance
+from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria, due, finite, wrong
 from gossipfl.drivers.virtual import Watch
@@ -29,7 +30,7 @@ def run(plan: Plan, workload: Workload, watch: Watch, *, each: bool = True) -> O
 
     each: a record a node and round, and a node and evaluation. Of many nodes they cost more than the
     training; without them there is one record an evaluation, of kind `evals`, about all nodes: `values` (name
-    -> [n]), `sent_bytes` up to then (mean over nodes), `consensus_distance`.
+    -> [n]), `sent_bytes` up to then (mean over nodes), `consensus_distance`, `mean_model` (name -> value).
 
     As many threads take part as PyTorch was given before (`torch.set_num_threads`, `OMP_NUM_THREADS`); bits
     do not depend on it.
@@ -53,9 +54,10 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
     state = rule.init(x, Turn(0, 1.0, links))
     enough = criteria(config, workload)
     vigils = [Vigil(enough) for _ in range(n)] if enough else []
+    gathering = Gathering(workload, n)
     end = plan.rounds
     begun = time.perf_counter()
-    sent_total = np.zeros(n, dtype=np.int64)
+    messages = np.zeros(n, dtype=np.int64)
     rounds, diverged = 0, None
     while rounds < end:
         round = rounds
@@ -77,9 +79,10 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
         t2 = time.perf_counter()
         degrees = np.diff(mixing.matrix.indptr) - 1 if payload else np.zeros(n, dtype=np.int64)
         sent = np.bincount(mixing.matrix.indices, minlength=n) - 1 if payload else degrees
-        sent_total += sent * width
+        messages += sent
         now = t2 - begun
         values = cohort.evaluate(x) if due(rounds, config.swarm.eval_every, end) else {}
+        together = gathering.together(x[:, : workload.d].detach()) if values else {}
         for i, vigil in enumerate(vigils):
             if vigil.enough(now, {name: float(v[i]) for name, v in values.items()}):
                 end = min(end, plan.end_of(i, rounds))
@@ -90,8 +93,8 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
                         "round": rounds,
                         "time": now,
                         "kind": "evals",
-                        "sent_bytes": float(sent_total.mean()),
-                        "consensus_distance": consensus_distance(x[:, : workload.d].detach()),
+                        "sent_bytes": float(messages.mean() * width),
+                        **together,
                         "values": {name: v.tolist() for name, v in values.items()},
                     }
                 )
@@ -124,13 +127,21 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
         for i, name in enumerate(names if values else ()):
             buckets = sketch.encode(sketch.sketch(x[i, : workload.d].detach().cpu().numpy(), seed))
             head = {"node": i, "name": name, "round": rounds, "time": now, "kind": "eval"}
-            watch({**head, **{k: v[i] for k, v in lists.items()}, "sketch": buckets})
+            watch(
+                {
+                    **head,
+                    **{k: v[i] for k, v in lists.items()},
+                    "sketch": buckets,
+                    **(together if i == n - 1 else {}),
+                }
+            )
     return Outcome(
         engine="vector",
         x=x[:, : workload.d].detach().cpu(),
         present=(True,) * n,
         rounds=(rounds,) * n,
-        sent_bytes=tuple(sent_total.tolist()),
+        sent_bytes=tuple((messages * width).tolist()),
+        sent_messages=tuple(messages.tolist()),
         lost=(),
         seconds=time.perf_counter() - begun,
         diverged=diverged,

@@ -29,6 +29,7 @@ from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.messages import Data
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers import replay, virtual_asynchronous
+from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.network import Network
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors
@@ -52,6 +53,7 @@ class _Node:
     stepped_at: float = 0.0
     train_s: float = 0.0
     sent_bytes: int = 0
+    sent_messages: int = 0  # payloads
     received_bytes: int = 0
     told: tuple[int, int] = (0, 0)  # bytes sent and received when the last round was recorded
     rounds: int = 0
@@ -82,6 +84,7 @@ class Simulation:
         model = [("x", (workload.d,), plan.config.train.dtype)]
         about = plan.about(tuple(model), workload.data_hash)
         self._criteria = criteria(plan.config, workload)
+        self._gathering = Gathering(workload, plan.n)
         self._nodes = [self._node(i, workload.learner(i), about) for i in range(plan.n)]
 
     def _node(self, i: int, learner: Learner, about: Mapping[str, object]) -> _Node:
@@ -116,6 +119,7 @@ class Simulation:
             present=(True,) * self._plan.n,
             rounds=tuple(n.rounds for n in self._nodes),
             sent_bytes=tuple(n.sent_bytes for n in self._nodes),
+            sent_messages=tuple(n.sent_messages for n in self._nodes),
             lost=(),
             seconds=end - begun,
             start_seconds=begun,
@@ -168,6 +172,7 @@ class Simulation:
             match effect:
                 case Send(peer, session, message):
                     node.sent_bytes += _size(message)
+                    node.sent_messages += isinstance(message, Data)
                     at = self._network.arrival(i, peer, now, self._order)
                     self._put(at, peer, Received(i, session, message))
                 case Adopt():
@@ -203,7 +208,8 @@ class Simulation:
         values: dict[str, object] = {}
         if due(node.rounds, swarm.eval_every, node.machine.rounds):
             values = eval_fields(node.learner, swarm.seed)
-            self._tell(i, "eval", node.rounds, now, **values)
+            together = self._gathering.add(node.rounds, node.learner.x)
+            self._tell(i, "eval", node.rounds, now, **values, **together)
         if node.vigil is not None and node.vigil.enough(now - self._begun, values):
             self._apply(i, node.machine.handle(Halt(self._plan.end_of(i, node.rounds)), now), now)
         if node.rounds < node.machine.rounds:

@@ -208,6 +208,19 @@ class VectorWorkload:
     def cohort(self, crew: Crew = ALONE) -> VectorCohort:
         return VectorCohort(self._start, self._target, self._descent)
 
+    def scores(self, x: Tensor) -> dict[str, float]:
+        """The mean function and the error at x `[d]`."""
+        functions = self._descent.functions
+        loss = functions.value(x.expand_as(self._start)).mean().item() if functions else 0.0
+        return {"loss": loss, "error": _error(x, self._target).item()}
+
+    def gradient_norm(self, x: Tensor) -> float:
+        """Exact: the mean of all functions' gradients; 0 where nodes only average."""
+        functions = self._descent.functions
+        if functions is None:
+            return 0.0
+        return float(functions.gradient(x.expand_as(self._start)).to(torch.float64).mean(0).norm())
+
     def module(self, x: Tensor) -> nn.Module:
         return Point(x.clone())
 

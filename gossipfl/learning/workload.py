@@ -13,12 +13,13 @@ from torch.utils.data import Dataset, TensorDataset
 from gossipfl.config import Config
 from gossipfl.draw import Purpose, permutation
 from gossipfl.errors import ConfigError, Problem
+from gossipfl.learning import gradient
 from gossipfl.learning.batches import NOTHING, Index, Samples, Stream
 from gossipfl.learning.carrying import CarryingLearner, states
 from gossipfl.learning.cohort import Cohort, LoopCohort, module_cohort
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat
-from gossipfl.learning.models import build, device, probe
+from gossipfl.learning.models import build, device, evaluate, probe
 from gossipfl.learning.partition import Source, digest, partition
 from gossipfl.learning.task import Task, VectorTask, torch_dtype
 from gossipfl.learning.tasks import load_task
@@ -44,6 +45,14 @@ class Workload(Protocol):
 
     def cohort(self, crew: Crew = ALONE) -> Cohort:
         """All nodes at once, at their start; `crew` are the threads that may train them."""
+        ...
+
+    def scores(self, x: Tensor) -> dict[str, float]:
+        """`loss` and the task's metrics of one model x `[d]` that is no node's own."""
+        ...
+
+    def gradient_norm(self, x: Tensor) -> float:
+        """‖∇f(x)‖₂ at x `[d]`, f the mean over nodes of their losses (of many samples, of a part of them)."""
         ...
 
     def module(self, x: Tensor) -> nn.Module:
@@ -101,6 +110,16 @@ class ModuleWorkload:
         flats = [self._flat(self._build(node).to(self._device)) for node in own]
         streams = [self._stream(node) for node in nodes]
         return module_cohort(flats, streams, self.lesson, self.learner, crew)
+
+    def scores(self, x: Tensor) -> dict[str, float]:
+        flat = self._flat(self._build(0).to(self._device))
+        flat.load(x)
+        return evaluate(flat.module, self.task, self.lesson.test)
+
+    def gradient_norm(self, x: Tensor) -> float:
+        flat = self._flat(self._build(0).to(self._device))
+        flat.load(x)
+        return gradient.norm(flat, self.lesson, self.parts)
 
     def module(self, x: Tensor) -> nn.Module:
         flat = self._flat(self._build(0))
