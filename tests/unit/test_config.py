@@ -384,7 +384,8 @@ def test_the_callers_mapping_is_left_alone() -> None:
 
 @pytest.mark.parametrize("key", sorted(LOCAL_KEYS - {"train.device"}))
 def test_a_machines_own_keys_do_not_change_the_digest(key: str) -> None:
-    value = {"data.path": "x", "algorithm.replay": "x", "network.slow": {"3": 7.0}}.get(key, 7)
+    values = {"data.path": "x", "algorithm.replay": "x", "network.slow": {"3": 7.0}}
+    value = {**values, "swarm.tensorboard": True, "swarm.writer": "mine:writer"}.get(key, 7)
 
     assert load_config(None, {key: value}).digest() == load_config().digest()
 
@@ -392,6 +393,8 @@ def test_a_machines_own_keys_do_not_change_the_digest(key: str) -> None:
 def test_the_documented_local_keys_are_local() -> None:
     assert {key for key in LOCAL_KEYS if not key.startswith("network.")} == {
         "swarm.start_timeout",
+        "swarm.tensorboard",
+        "swarm.writer",
         "algorithm.replay",
         "train.batch",
         "train.device",
