@@ -10,10 +10,11 @@ name file and line.
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
-from xml.etree.ElementTree import ParseError
 from xml.parsers import expat
 
 import numpy as np
@@ -23,6 +24,11 @@ from numpy.typing import NDArray
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import mixing
 from gossipfl.topology.graph import Graph, from_pairs
+
+NUMBER: Final = re.compile("0|[1-9][0-9]{0,17}")
+"""How a node's number is written: one way for each, so that 7 and 07 are not two nodes."""
+HUGE: Final = 1e100
+"""What is not below is no number to reckon with: infinity, or on the way there."""
 
 
 class Edge(NamedTuple):
@@ -43,11 +49,15 @@ def read(path: str | Path, n: int | None = None) -> Graph:
     try:
         graph = READERS[path.suffix](path, n)
     except FileNotFoundError as error:
-        raise ConfigError(
-            Problem(str(path), "there is no such file", "a path from the working directory")
-        ) from error
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem(str(path), f"cannot be read ({error})", "a readable text file")) from error
+        raise _bad(path, 0, "there is no such file", "a path from the working directory") from error
+    except UnicodeDecodeError as error:
+        wrong = f"cannot be read: not UTF-8 (byte {error.start + 1})"
+        raise _bad(path, 0, wrong, "a text file in UTF-8") from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise _bad(path, 0, f"cannot be read: {reason}", "a readable file") from error
+    if graph.n == 0:
+        raise _bad(path, 0, "it has no nodes", "1 or more")
     if n is not None and graph.n != n:
         raise ConfigError(Problem(str(path), f"it has {graph.n} nodes, not {n}", f"{graph.n} nodes"))
     return graph
@@ -61,8 +71,8 @@ def is_file(spec: str) -> bool:
 def _edge_list(path: Path, n: int | None) -> Graph:
     edges: list[Edge] = []
     arrows: bool | None = None
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        words = text.partition("#")[0].split()
+    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        words = text.partition("#")[0].replace("->", " -> ").split()
         if not words:
             continue
         arrow = len(words) > 1 and words[1] == "->"
@@ -97,14 +107,15 @@ def _weight(path: Path, line: int, text: str) -> float:
 
 def _names(path: Path, edges: list[Edge], n: int | None) -> tuple[str, ...]:
     """Node names in index order: numbers stand for themselves, other names come as they first appear."""
-    if not (edges[0].a.isdecimal() and edges[0].b.isdecimal()):
+    if not all(name.removeprefix("-").isdecimal() for name in edges[0][:2]):
         return tuple(dict.fromkeys(name for edge in edges for name in (edge.a, edge.b)))
     for edge in edges:
         for name in (edge.a, edge.b):
-            if not name.isdecimal():
-                raise _bad(
-                    path, edge.line, f"unknown node {name!r}: the others are numbers", "a number from 0"
-                )
+            if not NUMBER.fullmatch(name):
+                wrong, right = f"unknown node {name!r}: the others are numbers", "a number from 0"
+                if name.isdecimal():
+                    wrong, right = f"unknown node {name[:40]}", "a number from 0, such as 7 (not 07)"
+                raise _bad(path, edge.line, wrong, right)
             if n is not None and int(name) >= n:
                 raise _bad(
                     path, edge.line, f"unknown node {name}: there are {n} nodes", f"numbers from 0 to {n - 1}"
@@ -199,13 +210,13 @@ def _graphml(path: Path, n: int | None) -> Graph:
     """GraphML by networkx; node attributes x, y, address and the edge attribute weight are used."""
     import networkx as nx
 
-    try:
-        found = nx.read_graphml(path)
-    except ParseError as error:
-        raise _bad(path, error.position[0], f"not XML ({error})", "a GraphML file") from error
-    except nx.NetworkXError as error:
-        raise ConfigError(Problem(str(path), f"not GraphML ({error})", "a GraphML file")) from error
     declared, edges = _graphml_lines(path)
+    try:
+        with warnings.catch_warnings():  # ports and untyped keys mean nothing here
+            warnings.simplefilter("ignore")
+            found = nx.read_graphml(path)
+    except (nx.NetworkXError, LookupError, ValueError) as error:
+        raise _bad(path, 0, f"not GraphML ({error})", "a GraphML file") from error
     names = tuple(str(name) for name in found.nodes if str(name) in declared)
     weights = {(str(a), str(b)): data.get("weight") for a, b, data in found.edges(data=True)}
     if not found.is_directed():
@@ -222,14 +233,22 @@ def _graphml_lines(path: Path) -> tuple[set[str], list[tuple[str, str, int]]]:
     parser = expat.ParserCreate()
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        kind = tag.rpartition(":")[2]
+        kind, line = tag.rpartition(":")[2], parser.CurrentLineNumber
+        for key in {"node": ("id",), "edge": ("source", "target")}.get(kind, ()):
+            if key not in attributes:
+                raise _bad(path, line, f"<{kind}> without {key}", f'<{kind} {key}="alice">')
         if kind == "node":
+            if attributes["id"] in nodes:
+                raise _bad(path, line, f"node {attributes['id']!r} is there twice", "each node once")
             nodes.add(attributes["id"])
         elif kind == "edge":
-            edges.append((attributes["source"], attributes["target"], parser.CurrentLineNumber))
+            edges.append((attributes["source"], attributes["target"], line))
 
     parser.StartElementHandler = start
-    parser.Parse(path.read_bytes(), True)
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding that nobody knows
+        raise _bad(path, getattr(error, "lineno", 1), f"not XML ({error})", "a GraphML file") from error
     return nodes, edges
 
 
@@ -237,11 +256,13 @@ def _json(path: Path, n: int | None) -> Graph:
     """Node-link JSON, as networkx writes it: nodes [{id, x?, y?, address?}], links or edges [{source,
     target}].
     """
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise _bad(path, error.lineno, f"not JSON ({error.msg})", "a node-link JSON file") from error
+    except (ValueError, RecursionError) as error:  # a number, or a nesting, without end
+        raise _bad(path, 0, f"not JSON ({error})", "a node-link JSON file") from error
     key = "links" if isinstance(content, dict) and "links" in content else "edges"
     nodes = content.get("nodes") if isinstance(content, dict) else None
     links = content.get(key) if isinstance(content, dict) else None
@@ -249,14 +270,16 @@ def _json(path: Path, n: int | None) -> Graph:
         raise ConfigError(
             Problem(str(path), "it has no nodes and links", 'node-link JSON: {"nodes": [], "links": []}')
         )
-    node_lines, link_lines = _json_lines(text, "nodes", len(nodes)), _json_lines(text, key, len(links))
+    node_lines, link_lines = _json_lines(text, "nodes"), _json_lines(text, key)
     for entry, line in zip(nodes, node_lines, strict=True):
         if not isinstance(entry, dict) or "id" not in entry:
             raise _bad(path, line, f"{json.dumps(entry)} is no node", '{"id": "alice"}')
     names = tuple(str(entry["id"]) for entry in nodes)
-    for i, (name, line) in enumerate(zip(names, node_lines, strict=True)):
-        if name in names[:i]:
+    seen: set[str] = set()
+    for name, line in zip(names, node_lines, strict=True):
+        if name in seen:
             raise _bad(path, line, f"node {name!r} is there twice", "each node once")
+        seen.add(name)
     edges = []
     for entry, line in zip(links, link_lines, strict=True):
         if not isinstance(entry, dict) or not {"source", "target"} <= entry.keys():
@@ -265,21 +288,39 @@ def _json(path: Path, n: int | None) -> Graph:
     return _from_node_link(path, names, nodes, edges, bool(content.get("directed", False)))
 
 
-def _json_lines(text: str, key: str, count: int) -> list[int]:
-    """The lines on which the entries of the top-level array `key` begin."""
-    decoder = json.JSONDecoder()
-    at = text.index("[", text.index(f'"{key}"')) + 1
-    lines = []
-    for _ in range(count):
-        while text[at] in " \t\r\n,":
+def _json_lines(text: str, key: str) -> list[int]:
+    """The lines on which the entries of a JSON object's array `key` begin; of the last such, as json reads
+    it."""
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,:]*")
+
+    def next_from(at: int) -> int:
+        found = between.match(text, at)
+        return found.end() if found else at
+
+    lines: list[int] = []
+    at = next_from(next_from(0) + 1)
+    while text[at] != "}":
+        name, at = decoder.raw_decode(text, at)
+        at = next_from(at)
+        if name != key or text[at] != "[":
+            _, at = decoder.raw_decode(text, at)
+        else:
+            lines, line, counted, at = [], 1, 0, next_from(at + 1)
+            while text[at] != "]":
+                line, counted = line + text.count("\n", counted, at), at
+                lines.append(line)
+                _, at = decoder.raw_decode(text, at)
+                at = next_from(at)
             at += 1
-        lines.append(text.count("\n", 0, at) + 1)
-        _, at = decoder.raw_decode(text, at)
+        at = next_from(at)
     return lines
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """A number of a file as a float, at most HUGE either way; None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(max(min(value, HUGE), -HUGE))
 
 
 def _from_node_link(
@@ -290,10 +331,11 @@ def _from_node_link(
     directed: bool,
 ) -> Graph:
     for edge in edges:
-        if edge.weight is not None and edge.weight < 0:
-            raise _bad(path, edge.line, f"weight {edge.weight:g} is negative", "a number from 0")
+        if edge.weight is not None and not 0 <= edge.weight < HUGE:
+            wrong = f"weight {edge.weight:g} is negative or not finite"
+            raise _bad(path, edge.line, wrong, "a number from 0")
     places = [(_number(node.get("x")), _number(node.get("y"))) for node in attributes]
-    known = [(x, y) for x, y in places if x is not None and y is not None]
+    known = [(x, y) for x, y in places if x is not None and y is not None and abs(x) + abs(y) < HUGE]
     positions = _centred(np.array(known, dtype=np.float64)) if known and len(known) == len(names) else None
     addresses = tuple(str(node.get("address", "")) for node in attributes)
     matrix = _matrix(path, edges, names, directed, strict=False)
@@ -302,6 +344,7 @@ def _from_node_link(
 
 def _centred(at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shift and scale to the square from -1 to 1, the shape kept."""
+    at = at / max(float(np.abs(at).max()), 1e-12)
     middle = (at.max(0) + at.min(0)) / 2
     return np.asarray((at - middle) / max(float(np.ptp(at, axis=0).max()) / 2, 1e-12))
 
@@ -311,14 +354,13 @@ def _npy(path: Path, n: int | None) -> Graph:
     matrix.
     """
     try:
-        given = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ConfigError(
-            Problem(str(path), f"not a numpy matrix ({error})", "a file of numpy.save")
-        ) from error
-    if given.ndim != 2 or given.shape[0] != given.shape[1] or not np.issubdtype(given.dtype, np.number):
+        with path.open("rb") as file:
+            given = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, MemoryError) as error:
+        raise _bad(path, 0, f"not a numpy matrix ({error})", "a file of numpy.save") from error
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or given.dtype.kind not in "biuf":
         wrong = f"shape {given.shape}, {given.dtype}"
-        raise ConfigError(Problem(str(path), wrong, "a square matrix of numbers"))
+        raise ConfigError(Problem(str(path), wrong, "a square matrix of real numbers"))
     return from_matrix(np.asarray(given, dtype=np.float64), path.stem, str(path))
 
 
@@ -326,7 +368,7 @@ def from_matrix(a: NDArray[np.float64], name: str, key: str) -> Graph:
     """The graph of an adjacency (0 and 1), or of a mixing matrix, which it keeps. Raises ConfigError with
     this key.
     """
-    if not np.isfinite(a).all():
+    if not (np.abs(a) < HUGE).all():
         raise ConfigError(Problem(key, "it holds NaN or infinity", "finite numbers"))
     receivers, senders = np.nonzero(a)
     directed = not np.array_equal(a != 0, (a != 0).T)

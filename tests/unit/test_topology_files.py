@@ -72,6 +72,11 @@ def test_an_arcs_weight_is_what_the_receiver_gives(tmp_path: Path) -> None:
         ("0 1 0.5\n1 2\n", 2, "this edge has no weight"),
         ("0 1 0.75\n1 2 0.75\n2 3 0.1\n", 2, "the weights at node 1 sum to 1.5"),
         ("0 1\n1 -> 2\n", 2, "edges and arcs (->) are mixed"),
+        ("0 1\n1 ->2\n", 2, "edges and arcs (->) are mixed"),
+        ("-1 0\n0 1\n", 1, "unknown node '-1': the others are numbers; a number from 0"),
+        ("0 1\n1 02\n", 2, "unknown node 02; a number from 0, such as 7 (not 07)"),
+        ("0 1\n1 " + "9" * 5000 + "\n", 2, "unknown node 99"),
+        ("0 1\n1 \u0662\n", 2, "unknown node \u0662; a number from 0"),
     ],
 )
 def test_a_mistake_in_an_edge_list_names_file_and_line(
@@ -136,6 +141,9 @@ def test_graphml_keeps_names_places_and_addresses(tmp_path: Path) -> None:
         ('<edge source="a" target="a"/>', "self-loop at node a"),
         ('<edge source="b" target="a"/>', "edge b a is there twice (line 3)"),
         ('<edge source="a" target="z"/>', "unknown node 'z'"),
+        ('<edge source="a"/>', "<edge> without target"),
+        ("<node/>", "<node> without id"),
+        ('<node id="a"/>', "node 'a' is there twice; each node once"),
         ("<edge source=", "not XML"),
     ],
 )
@@ -193,6 +201,9 @@ def test_json_of_networkx_is_read(tmp_path: Path) -> None:
         ([LINK, '{"source": "c", "target": "c"}'], 10, "self-loop at node c"),
         ([LINK, '{"source": "b", "target": "a"}'], 10, "edge b a is there twice (line 9)"),
         ([LINK, '{"source": "b", "target": "c", "weight": -1}'], 10, "weight -1 is negative"),
+        ([LINK, '{"source": "b", "target": "c", "weight": NaN}'], 10, "weight nan is negative or not finite"),
+        ([LINK, '{"source": "b", "target": "c", "weight": 1e999}'], 10, "not finite"),
+        ([LINK, '{"source": "b", "target": "c", "weight": 1' + "0" * 400 + "}"], 10, "not finite"),
         ([LINK, '{"source": "b"}'], 10, "is no link"),
     ],
 )
@@ -246,7 +257,7 @@ def test_a_matrix_with_rows_that_sum_to_one_is_the_mixing_matrix(tmp_path: Path)
         (np.zeros((2, 3)), r"shape \(2, 3\)"),
         (np.array([[0.0, np.nan], [1.0, 0.0]]), "NaN"),
         (np.array([[1, 1], [1, 0]]), "self-loop at node 0"),
-        (np.array([["a", "b"], ["c", "d"]]), "a square matrix of numbers"),
+        (np.array([["a", "b"], ["c", "d"]]), "a square matrix of real numbers"),
     ],
 )
 def test_a_matrix_that_is_neither_is_named(tmp_path: Path, matrix: np.ndarray, message: str) -> None:
@@ -260,3 +271,109 @@ def test_a_matrix_that_is_neither_is_named(tmp_path: Path, matrix: np.ndarray, m
 def test_a_file_that_is_no_numpy_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a.npy: not a numpy matrix"):
         build(written(tmp_path, "a.npy", "1 2 3"), None)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "a.edges").write_text("0 1\n1 2\n2 0\n", encoding="utf-8-sig")
+    (tmp_path / "a.json").write_text(
+        '{"nodes": [{"id": "a"}, {"id": "b"}], "links": [{"source": "a", "target": "b"}]}', "utf-8-sig"
+    )
+
+    assert build(tmp_path / "a.edges", None) == build("ring", 3)
+    assert build(tmp_path / "a.json", None).labels == ("a", "b")
+
+
+def test_an_arrow_needs_no_space_around_it(tmp_path: Path) -> None:
+    assert build(written(tmp_path, "a.edges", "0->1\n1 ->2\n2-> 0\n"), 3) == build("directed-ring", 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"graph": {"nodes": [1], "links": [1, 2]},\n"nodes": [%s],\n"links": [\n%s]}',
+        '{"title": "nodes [",\n"n\\u006fdes": [%s],\n"links": [\n%s]}',
+        '{"nodes": [7], "links": [],\n"nodes": [%s],\n"links": [\n%s]}',
+    ],
+)
+def test_lines_of_json_are_those_of_its_own_arrays(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, "a.json", text % ('{"id": 1}', '{"source": 1, "target": 1}'))
+
+    with pytest.raises(ConfigError, match=r"a.json:4: self-loop at node 1"):
+        build(path, None)
+
+
+PLACED = b"""<graphml><key id="k" for="node" attr.name="x" attr.type="double"/>
+<graph edgedefault="undirected">
+<node id="a"><data key="k">1.5</data></node></graph></graphml>"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'{"nodes": [], "links": []}', "it has no nodes; 1 or more"),
+        ("a.json", b"[" * 100_000, "not JSON"),
+        ("a.json", b'{"nodes": [{"id": 1' + b"0" * 5000 + b"}]}", "not JSON"),
+        ("a.graphml", b"<graphml><graph edgedefault='undirected'/></graphml>", "it has no nodes"),
+        ("a.graphml", b"<?xml version='1.0' encoding='foo'?><graphml/>", "not XML"),
+        (
+            "a.graphml",
+            PLACED.replace(b"1.5", b"abc"),
+            "not GraphML (could not convert string to float: 'abc'); a GraphML file",
+        ),
+        ("a.npy", b"", "not a numpy matrix"),
+        ("a.npy", b"PK\x05\x06" + bytes(18), "not a numpy matrix"),
+        ("a.edges", b"0 1\n1 \xff\n", "cannot be read: not UTF-8 (byte 7); a text file in UTF-8"),
+    ],
+)
+def test_a_file_that_holds_no_graph_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        build(tmp_path / name, None)
+
+    (problem,) = caught.value.problems
+    assert problem.key in (str(tmp_path / name), f"{tmp_path / name}:1")
+    assert message in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.zeros((0, 0)), "it has no nodes"),
+        (1j * np.ones((2, 2)), "complex128; a square matrix of real numbers"),
+        (np.full((2, 2), 1e308), "it holds NaN or infinity"),
+    ],
+)
+def test_a_matrix_file_holds_real_numbers(tmp_path: Path, matrix: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", matrix)
+
+    with pytest.raises(ConfigError, match=message):
+        build(tmp_path / "a.npy", None)
+
+
+def test_a_matrix_file_of_truth_values_is_an_adjacency(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", ~np.eye(4, dtype=bool))
+
+    assert build(tmp_path / "a.npy", 4) == build("complete", 4)
+
+
+def test_a_file_that_links_to_itself_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.edges").symlink_to("a.edges")
+
+    with pytest.raises(ConfigError, match=r"a.edges: cannot be read: too many levels"):
+        build(tmp_path / "a.edges", None)
+
+
+def test_places_past_all_bounds_are_left_out(tmp_path: Path) -> None:
+    nodes = ['{"id": 1, "x": 1e308, "y": 0}', '{"id": 2, "x": -1e308, "y": 0}']
+
+    assert build(node_link(tmp_path, nodes, ['{"source": 1, "target": 2}']), 2).positions is None
+
+
+def test_what_graphml_has_beside_a_graph_is_passed_over(tmp_path: Path) -> None:
+    text = (
+        "<graphml><key id='k' for='node' attr.name='x'/><graph edgedefault='undirected'>"
+        "<node id='a'><port name='p'/></node><node id='b'/><edge source='a' target='b'/></graph></graphml>"
+    )
+
+    assert build(written(tmp_path, "a.graphml", text), 2).labels == ("a", "b")
