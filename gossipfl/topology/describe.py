@@ -77,7 +77,7 @@ def _cyclic(made: Cyclic) -> Figures:
         **_pace(rate, exact),
         "residual": residual,
         "contraction": None,
-        "effective_neighbours": _effective(cycle),
+        "effective_neighbours": _effective(cycle, rate),
     }
 
 
@@ -157,8 +157,13 @@ def rounds_to_exact(cycle: list[Mixing]) -> int | None:
     return None
 
 
-def _effective(cycle: list[Mixing]) -> dict[str, float | None]:
-    found = {str(gamma): spectrum.effective_neighbors(cycle, gamma) for gamma in GAMMAS}
+def _effective(cycle: list[Mixing], rate: float) -> dict[str, float | None]:
+    """For each gamma; None where the variance has no steady state, because W grows what the nodes differ
+    by."""
+    found = {
+        str(gamma): spectrum.effective_neighbors(cycle, gamma) if gamma * rate**2 < 1 else None
+        for gamma in GAMMAS
+    }
     return {gamma: None if value is None else round(value, 9) for gamma, value in found.items()}
 
 
@@ -167,6 +172,7 @@ def _drawn(made: Drawn) -> Figures:
     rounds."""
     graphs = [made.graph(round) for round in range(_sample(made.n) if made.moments is None else 8)]
     contraction = contraction_of(made)
+    contraction = contraction if contraction is None else max(contraction, 0.0)  # rounding, where it is exact
     effective: dict[str, float | None] = dict.fromkeys(map(str, GAMMAS))
     if made.moments is not None:
         effective = {str(gamma): round(_steady_neighbors(made.moments, gamma), 9) for gamma in GAMMAS}

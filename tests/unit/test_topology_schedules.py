@@ -218,3 +218,18 @@ def test_predicted_rounds_are_enough_and_not_too_many() -> None:
     before = np.linalg.matrix_power(made.mixing(0).dense(), needed - 1) - 1 / 16
 
     assert np.linalg.norm(power, 2) <= 1e-3 < np.linalg.norm(before, 2)
+
+
+@pytest.mark.parametrize(("spec", "n"), [("epidemic:2,local", 3), ("epidemic:1,local", 2), ("matching", 2)])
+def test_a_random_schedule_that_is_exact_by_its_size_contracts_to_nothing(spec: str, n: int) -> None:
+    figures = describe(spec, n)
+
+    assert figures["contraction"] == pytest.approx(0, abs=1e-12)
+    assert figures["rounds_to_consensus"] == 1
+
+
+def test_weights_that_blow_up_have_no_effective_neighbors() -> None:
+    for n in (16, 600):
+        figures = describe("ring", n, weights="constant:5")
+        assert figures["effective_neighbours"] == {"0.9": None, "0.99": None}
+        assert figures["rounds_to_consensus"] is None
