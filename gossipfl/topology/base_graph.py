@@ -130,7 +130,7 @@ def base_graph(n: int, k: int) -> list[Links]:
     that takes fewer rounds.
     """
     p, rest = 1, n
-    for prime in range(2, k + 2):
+    for prime in range(2, min(k + 1, n) + 1):
         while rest % prime == 0:
             p, rest = p * prime, rest // prime
     groups = [list(range(g * rest, (g + 1) * rest)) for g in range(p)]

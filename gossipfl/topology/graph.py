@@ -11,6 +11,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse import csgraph
 
+from gossipfl.errors import ConfigError, Problem
+
 BITSET_WORK = 2_000_000_000
 """Words that a search from all nodes at once may touch; the diameter of a larger, longer graph is found by
 bounds.
@@ -160,8 +162,13 @@ def from_pairs(
     """A graph from its edges, each once in either direction (undirected), or from its arcs (directed).
 
     Duplicates are merged and self-loops dropped: what a file may not hold is refused where it is read.
+    Raises ConfigError for a node outside 0..n-1.
     """
     array = np.asarray(pairs if isinstance(pairs, np.ndarray) else list(pairs), dtype=np.int64).reshape(-1, 2)
+    outside = array[(array < 0) | (array >= n)]
+    if len(outside):
+        wrong = f"{name}: an edge of node {outside[0]}, of {n} nodes"
+        raise ConfigError(Problem("topology.graph", wrong, f"nodes from 0 to {n - 1}"))
     if not directed:
         array = np.concatenate([array, array[:, ::-1]])
     array = array[array[:, 0] != array[:, 1]]

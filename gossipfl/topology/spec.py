@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Final, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from gossipfl.topology.graph import Graph, from_pairs
 
 if TYPE_CHECKING:
     import networkx
+
+LARGEST: Final = 1_000_000
+"""Nodes up to which a graph is made."""
 
 GraphSpec: TypeAlias = Union[str, PathLike[str], Graph, NDArray[np.float64], "networkx.Graph"]
 
@@ -39,12 +43,17 @@ def size_of(spec: GraphSpec, n: int | None) -> int:
         raise ConfigError(Problem("swarm.nodes", f"{n} nodes are no swarm", "1 or more"))
     if found is None:
         return n if n is not None else build(spec, None, allow_disconnected=True).n
+    if found[0].name == "matching" and found[1].text:
+        return size_of(found[1].text, n)
     implied = found[0].size(found[1])
     if n is None and implied is None:
         raise ConfigError(
             Problem("--nodes", f"{spec} can have any number of nodes", f"say how many: {spec} --nodes 16")
         )
-    return n if n is not None else int(implied or 0)
+    nodes = n if n is not None else int(implied or 0)
+    if nodes > LARGEST:
+        raise ConfigError(Problem("swarm.nodes", f"{nodes} nodes are too many", f"up to {LARGEST}"))
+    return nodes
 
 
 def build(spec: GraphSpec, n: int | None, *, seed: int = 0, allow_disconnected: bool = False) -> Graph:
@@ -54,7 +63,13 @@ def build(spec: GraphSpec, n: int | None, *, seed: int = 0, allow_disconnected: 
     n], a networkx graph, or a Graph. Raises ConfigError: key `topology.graph`, `swarm.nodes`, or the file and
     line.
     """
-    graph = _made(spec, n, seed)
+    try:
+        graph = _made(spec, n, seed)
+    except MemoryError as error:
+        problem = Problem(KEY, f"{spec} of {n} nodes does not fit into memory", "fewer nodes or edges")
+        raise ConfigError(problem) from error
+    if graph.n < 1:
+        raise wrong(f"{graph.name} has no nodes", "1 or more")
     if n is not None and graph.n != n:
         raise wrong(f"{graph.name} has {graph.n} nodes, not {n}", f"{graph.n} nodes")
     check_connected(graph, allow_disconnected)
@@ -82,6 +97,8 @@ def _made(spec: GraphSpec, n: int | None, seed: int) -> Graph:
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.shape[0] != spec.shape[1]:
             raise wrong(f"a matrix of shape {spec.shape}", "a square adjacency or mixing matrix")
+        if spec.dtype.kind not in "biuf":
+            raise wrong(f"a matrix of {spec.dtype}", "a matrix of real numbers")
         return files.from_matrix(np.asarray(spec, dtype=np.float64), "matrix", KEY)
     if not isinstance(spec, str | PathLike):
         return _from_networkx(spec)
@@ -113,9 +130,16 @@ def unknown(text: str) -> ConfigError:
 def _from_function(spec: str, n: int | None, seed: int) -> Graph:
     if n is None:
         raise ConfigError(Problem("--nodes", f"{spec} is called with the number of nodes", "say how many"))
-    made = plugin.load(spec, KEY)(n, seed)
+    function = plugin.load(spec, KEY)
+    try:
+        made = function(n, seed)
+    except Exception as error:  # whatever a person's own function raises is theirs to read
+        raise wrong(f"{spec}: {type(error).__name__}: {error}", "it is called with (n, seed)") from error
     if isinstance(made, Graph):
-        return made
+        arcs = np.asarray(made.arcs)
+        if arcs.ndim != 2 or arcs.shape[1] != 2 or arcs.dtype.kind not in "iu":
+            raise wrong(f"{spec}: arcs of shape {arcs.shape}, {arcs.dtype}", "int64 [m, 2]")
+        return replace(made, arcs=from_pairs(made.name, made.n, arcs, directed=made.directed).arcs)
     if isinstance(made, np.ndarray):
         return _made(made, n, seed)
     if hasattr(made, "is_directed") and hasattr(made, "nodes"):

@@ -194,7 +194,7 @@ def _alpha(name: str) -> float:
         alpha = float(text)
     except ValueError:
         alpha = float("nan")
-    if not 0 < alpha < float("inf"):
+    if not 0 < alpha < 1e100:
         raise ConfigError(
             Problem(KEY, f"{name}: {text!r} is no positive number", "constant:0.2, for I - 0.2 L")
         )
@@ -217,13 +217,21 @@ def _sizes(graph: Graph, pi: Sequence[float] | NDArray[np.float64] | None) -> ND
 
 def _from_function(graph: Graph, name: str) -> Mixing:
     """W from a person's own function of the graph: checked for shape, rows and support."""
-    given = np.asarray(plugin.load(name, KEY)(graph), dtype=np.float64)
+    function = plugin.load(name, KEY)
+    try:
+        made = function(graph)
+        given = np.asarray(made.toarray() if hasattr(made, "toarray") else made)
+    except Exception as error:  # whatever a person's own function raises is theirs to read
+        wrong = f"{name}: {type(error).__name__}: {error}"
+        raise ConfigError(Problem(KEY, wrong, "it is called with (graph) and returns W")) from error
     n = graph.n
+    if given.dtype.kind not in "biuf":
+        raise ConfigError(Problem(KEY, f"{name} returned {given.dtype}", "a matrix of real numbers"))
     if given.shape != (n, n):
         raise ConfigError(
             Problem(KEY, f"{name} returned shape {given.shape}", f"a matrix of shape ({n}, {n})")
         )
-    return checked(mixing.from_matrix(given), graph, KEY, name)
+    return checked(mixing.from_matrix(given.astype(np.float64)), graph, KEY, name)
 
 
 def checked(w: Mixing, graph: Graph, key: str, name: str) -> Mixing:

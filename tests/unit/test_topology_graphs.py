@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gossipfl.errors import ConfigError
-from gossipfl.topology import FAMILIES, Graph, build, describe
+from gossipfl.topology import FAMILIES, Graph, build, describe, schedule
 from gossipfl.topology.graph import from_pairs
 
 STATIC = [name for name, family in FAMILIES.items() if family.make is not None]
@@ -149,6 +149,8 @@ def test_a_graph_that_says_its_size_needs_no_number_of_nodes(spec: str) -> None:
         ("small-world:3,0.1", 8, "an even number"),
         ("small-world:8,0.1", 8, "needs at least 9 nodes"),
         ("small-world:4,2", 8, "a probability"),
+        ("small-world:nan,0.1", 8, "an even number"),
+        ("small-world:inf", 8, "an even number"),
         ("erdos-renyi:0", 8, "a probability above 0"),
         ("erdos-renyi:0.001", 50, "none of 200 draws was connected; a probability nearer to 0.16"),
         ("geometric:0.001", 50, "none of 200 draws was connected; a distance nearer to 0.22"),
@@ -248,6 +250,13 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def pairs(n, seed): return np.ones((n, n)) - np.eye(n)\n"
         "def small(n, seed): return nx.path_graph(n - 1)\n"
         "def text(n, seed): return 'ring'\n"
+        "def raises(n, seed): return {}[n]\n"
+        "def nobody(n, seed): return nx.Graph()\n"
+        "def words(n, seed): return np.full((n, n), 'a')\n"
+        "from gossipfl.topology import Graph\n"
+        "def far(n, seed): return Graph('far', n, np.array([[0, n]]), directed=True)\n"
+        "def flat(n, seed): return Graph('flat', n, np.arange(n))\n"
+        "def once(n, seed): return Graph('once', n, np.array([[i, (i + 1) % n] for i in range(n)][::-1]))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "own_graphs", raising=False)
@@ -257,6 +266,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_function_of_ones_own_makes_a_graph(plugin: str) -> None:
     assert nx.is_isomorphic(as_networkx(build(f"{plugin}:wheel", 8)), nx.wheel_graph(8))
     assert build(f"{plugin}:pairs", 5) == build("complete", 5)
+    assert build(f"{plugin}:once", 5) == build("ring", 5)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +275,11 @@ def test_a_function_of_ones_own_makes_a_graph(plugin: str) -> None:
         ("small", "7 nodes, not 8"),
         ("text", "returned str; a Graph, a networkx graph"),
         ("missing", "has no function missing"),
+        ("raises", r"own_graphs:raises: KeyError: 8; it is called with \(n, seed\)"),
+        ("nobody", "has no nodes; 1 or more"),
+        ("words", "a matrix of <U1; a matrix of real numbers"),
+        ("far", "far: an edge of node 8, of 8 nodes; nodes from 0 to 7"),
+        ("flat", r"arcs of shape \(8,\)"),
     ],
 )
 def test_a_function_that_returns_no_such_graph_is_named(plugin: str, function: str, message: str) -> None:
@@ -275,3 +290,27 @@ def test_a_function_that_returns_no_such_graph_is_named(plugin: str, function: s
 def test_a_module_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"topology.graph: no_such_module:f: the module does not import"):
         build("no_such_module:f", 8)
+
+
+@pytest.mark.parametrize("spec", ["ring", "torus:99999x99999", "base:1", "matching"])
+def test_more_nodes_than_a_machine_holds_are_refused(spec: str) -> None:
+    with pytest.raises(ConfigError, match=r"swarm.nodes: \d+ nodes are too many; up to 1000000"):
+        schedule(spec, None if ":9" in spec else 10**20)
+
+
+def test_a_graph_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("gossipfl.topology.families.classic.np.triu_indices", full)
+
+    with pytest.raises(ConfigError, match="complete of 100 nodes does not fit into memory"):
+        build("complete", 100)
+
+
+def test_a_tree_of_more_children_than_nodes_is_a_star() -> None:
+    assert build(f"tree:{10**20}", 9) == build("star", 9)
+
+
+def test_a_matching_within_a_graph_has_that_graphs_size() -> None:
+    assert schedule("matching:torus:4x4", None).n == 16

@@ -135,6 +135,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def rows(graph): return np.eye(graph.n) * 0.5\n"
         "def everyone(graph): return np.full((graph.n, graph.n), 1 / graph.n)\n"
         "def shape(graph): return np.eye(2)\n"
+        "def raises(graph): return graph.nothing\n"
+        "def nothing(graph): return None\n"
+        "def ragged(graph): return [[1], [1, 2]]\n"
+        "def turned(graph): return 1j * np.eye(graph.n)\n"
+        "def kept(graph): return sp.eye_array(graph.n) * 0.5 + graph.adjacency * 0.25\n"
+        "import scipy.sparse as sp\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "own_weights", raising=False)
@@ -143,6 +149,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_function_of_ones_own_makes_the_matrix(plugin: str) -> None:
     np.testing.assert_allclose(mixing_matrix("ring", 6, f"{plugin}:third"), mixing_matrix("ring", 6))
+    np.testing.assert_array_equal(mixing_matrix("ring", 6, f"{plugin}:kept")[0, :3], [0.5, 0.25, 0])
 
 
 @pytest.mark.parametrize(
@@ -152,6 +159,10 @@ def test_a_function_of_ones_own_makes_the_matrix(plugin: str) -> None:
         ("everyone", "w[0, 2] is not 0, but 2 does not send to 0"),
         ("shape", "returned shape (2, 2); a matrix of shape (6, 6)"),
         ("missing", "has no function missing"),
+        ("raises", "own_weights:raises: AttributeError: "),
+        ("nothing", "returned object; a matrix of real numbers"),
+        ("ragged", "own_weights:ragged: ValueError: "),
+        ("turned", "returned complex128; a matrix of real numbers"),
     ],
 )
 def test_a_function_that_returns_no_mixing_matrix_is_named(plugin: str, function: str, message: str) -> None:
@@ -225,6 +236,7 @@ def test_ten_thousand_nodes_of_degree_eight_take_two_seconds_and_a_hundred_megab
         ("grid", 600, "uniform"),
         ("exponential", 600, "metropolis"),
         ("small-world:6,0.2", 600, "lazy"),
+        ("directed-ring", 600, "lazy"),
     ],
 )
 def test_sparse_and_dense_eigenvalues_agree(

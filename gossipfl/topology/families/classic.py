@@ -47,7 +47,7 @@ def complete(n: int, arguments: Arguments, seed: int) -> Graph:
 
 def tree(n: int, arguments: Arguments, seed: int) -> Graph:
     """A balanced tree in heap order: the parent of i is (i - 1) // B; B = 2 unless given."""
-    branching = arguments.whole(2, 1, "tree:2, the children of a node")
+    branching = min(arguments.whole(2, 1, "tree:2, the children of a node"), n)
     children = np.arange(1, n)
     pairs = np.stack([(children - 1) // branching, children], axis=1)
     return from_pairs(arguments.spec, n, pairs, positions=layout.tree(n, branching))

@@ -125,9 +125,9 @@ def small_world(n: int, arguments: Arguments, seed: int) -> Graph:
         *arguments.numbers(float, ",", 2, form),
         *(4.0, 0.1)[len(arguments.numbers(float, ",", 2, form)) :],
     ]
-    nearest, p = int(given[0]), given[1]
-    if nearest != given[0] or nearest < 2 or nearest % 2 or not 0 <= p <= 1:
+    if not 2 <= given[0] < 1e18 or given[0] % 2 or not 0 <= given[1] <= 1:
         raise wrong(f"{arguments.spec}: cannot be", form)
+    nearest, p = int(given[0]), given[1]
     if nearest >= n:
         raise wrong(
             f"{arguments.spec} needs at least {nearest + 1} nodes, not {n}", "complete, or more nodes"
