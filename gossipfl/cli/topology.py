@@ -115,7 +115,7 @@ def list_(as_json: bool) -> None:
         return
     _print_table("Graphs", ("GRAPH", TEXT), [(entry["example"], _line(entry)) for entry in graphs])
     _print_table("Weights", ("W", TEXT), [(entry["name"], _line(entry)) for entry in weights])
-    click.echo("Also a file (.edges .graphml .json .npy) or module:function, for graphs and for weights.")
+    click.echo("GRAPH may be a file too (.edges .graphml .json .npy), and GRAPH or W module:function.")
 
 
 def _line(entry: Mapping[str, object]) -> str:

@@ -106,6 +106,7 @@ def _names(axes: Axes, names: Sequence[str], at: Array) -> None:
             color=INK,
             zorder=3,
             path_effects=[withStroke(linewidth=2, foreground="white")],
+            parse_math=False,
         )
 
 
@@ -116,7 +117,7 @@ def graph_figure(schedule: Schedule, title: str) -> Figure:
     rows = -(-rounds // columns)
     side = 5.2 if rounds == 1 else 3.2
     figure = Figure(figsize=(side * columns, side * rows + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=11, color=INK)
+    figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
     for round in range(rounds):
         axes = figure.add_subplot(rows, columns, round + 1)
         draw(schedule.graph(round), axes)
@@ -129,7 +130,7 @@ def comparison_figure(rows: Sequence[Mapping[str, object]], title: str) -> Figur
     """rho, and effective neighbors at .99, against messages a round: a point for each of the figures of
     `describe`."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=11, color=INK)
+    figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
     panels = (
         ("ρ (lower is faster)", [_value(row["rho"]) for row in rows]),
         ("effective neighbours at γ = .99", [_effective(row) for row in rows]),
@@ -171,6 +172,7 @@ def _captions(axes: Axes, shown: Sequence[tuple[float, float, str]]) -> None:
             ha="right" if far else "left",
             fontsize=8,
             color=INK,
+            parse_math=False,
         )
 
 
@@ -185,7 +187,7 @@ def _effective(row: Mapping[str, object]) -> float:
 
 def check_ending(path: str | PathLike[str]) -> None:
     """Raise ConfigError where a picture cannot have this ending, or its folder is not there."""
-    if Path(path).suffix not in ENDINGS:
+    if Path(path).suffix.lower() not in ENDINGS:
         raise ConfigError(
             Problem("--plot", f"{path}: not a picture", f"a file ending in {' '.join(ENDINGS)}")
         )
@@ -196,6 +198,6 @@ def check_ending(path: str | PathLike[str]) -> None:
 def save(figure: Figure, path: str | PathLike[str]) -> None:
     """Write a picture; the same figure gives the same bytes. Raises ConfigError for an unknown ending."""
     check_ending(path)
-    metadata = {"Date": None} if Path(path).suffix == ".svg" else None
+    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "gossipfl", "svg.fonttype": "path"}):
         figure.savefig(path, dpi=160, metadata=metadata)

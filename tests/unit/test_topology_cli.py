@@ -199,3 +199,15 @@ def test_topology_imports_no_torch_and_its_help_nothing_heavy() -> None:
         loaded(["topology", "show", "ring", "--nodes", "8"], ("torch", "matplotlib", "networkx", "zmq"))
         == "[]"
     )
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:
+    graph = tmp_path / "$a^$.json"
+    nodes = [{"id": "$_$"}, {"id": "$x^"}]
+    graph.write_text(json.dumps({"nodes": nodes, "links": [{"source": "$_$", "target": "$x^"}]}))
+
+    shown = topology("show", graph, "--plot", tmp_path / "a.svg")
+    compared = topology("compare", graph, "ring", "--nodes", "2", "--plot", tmp_path / "b.PNG")
+
+    assert (shown.exit_code, compared.exit_code) == (0, 0)
+    assert (tmp_path / "b.PNG").read_bytes().startswith(b"\x89PNG")
