@@ -13,6 +13,8 @@ from gossipfl.topology.graph import from_pairs
 from gossipfl.topology.weights import weigh
 
 DOUBLY = ("metropolis", "max-degree", "best-constant", "lazy", "constant:0.01")
+UNTIMED = settings(deadline=None)
+"""A law is no less true on a busy machine."""
 sizes = st.integers(2, 40)
 seeds = st.integers(0, 2**63)
 
@@ -38,6 +40,7 @@ def supported(w: NDArray[np.float64], graph: Graph) -> bool:
     return bool((w[off] == 0).all())
 
 
+@UNTIMED
 @given(graphs(), st.sampled_from(DOUBLY))
 def test_symmetric_weights_are_doubly_stochastic_on_the_graph(graph: Graph, weights: str) -> None:
     w = weigh(graph, weights).dense()
@@ -48,6 +51,7 @@ def test_symmetric_weights_are_doubly_stochastic_on_the_graph(graph: Graph, weig
     assert graph.adjacency.nnz == np.count_nonzero(w - np.diag(np.diag(w)))
 
 
+@UNTIMED
 @given(graphs(), st.data())
 def test_data_weights_are_reversible_to_the_sizes(graph: Graph, data: st.DataObject) -> None:
     pi = np.array(
@@ -62,6 +66,7 @@ def test_data_weights_are_reversible_to_the_sizes(graph: Graph, data: st.DataObj
     assert supported(w, graph)
 
 
+@UNTIMED
 @given(graphs(), st.integers(1, 1000))
 def test_data_weights_of_equal_sizes_are_metropolis(graph: Graph, size: int) -> None:
     same = weigh(graph, "data", np.full(graph.n, float(size))).dense()
@@ -69,6 +74,7 @@ def test_data_weights_of_equal_sizes_are_metropolis(graph: Graph, size: int) -> 
     np.testing.assert_allclose(same, weigh(graph).dense(), atol=1e-12)
 
 
+@UNTIMED
 @given(graphs(directed=True))
 def test_directed_weights_sum_to_one_by_rows_or_by_columns(graph: Graph) -> None:
     rows, columns = weigh(graph, "uniform").dense(), weigh(graph, "column-stochastic").dense()
@@ -80,6 +86,7 @@ def test_directed_weights_sum_to_one_by_rows_or_by_columns(graph: Graph) -> None
     assert supported(columns, graph)
 
 
+@UNTIMED
 @given(graphs(), st.sampled_from((*DOUBLY, "uniform", "column-stochastic")))
 def test_relabelling_nodes_relabels_w(graph: Graph, weights: str) -> None:
     order = np.random.default_rng(graph.n).permutation(graph.n)
@@ -90,6 +97,7 @@ def test_relabelling_nodes_relabels_w(graph: Graph, weights: str) -> None:
     np.testing.assert_allclose(other[np.ix_(order, order)], w, atol=1e-12)
 
 
+@UNTIMED
 @given(graphs(), st.sampled_from(("metropolis", "max-degree", "uniform")))
 def test_rho_is_below_one_exactly_where_everyone_is_reached(graph: Graph, weights: str) -> None:
     figures = describe(graph, weights=weights)
@@ -114,6 +122,7 @@ SPECS = (
 )
 
 
+@UNTIMED
 @given(st.sampled_from(SPECS), sizes, seeds)
 def test_every_static_graph_is_connected_simple_and_its_seeds_own(spec: str, n: int, seed: int) -> None:
     try:
@@ -127,7 +136,7 @@ def test_every_static_graph_is_connected_simple_and_its_seeds_own(spec: str, n: 
     assert np.array_equal(graph.adjacency.toarray(), graph.adjacency.toarray().T)
 
 
-@settings(deadline=None)
+@UNTIMED
 @given(st.integers(1, 130), st.integers(1, 6))
 def test_base_graphs_are_exact_doubly_stochastic_and_of_their_degree(n: int, k: int) -> None:
     made = schedule(f"base:{k}", n)
@@ -144,6 +153,7 @@ def test_base_graphs_are_exact_doubly_stochastic_and_of_their_degree(n: int, k: 
     assert np.abs(product - 1 / n).max() < 1e-12
 
 
+@UNTIMED
 @given(st.integers(2, 8))
 def test_one_peer_exponential_is_exact_on_powers_of_two(power: int) -> None:
     n = 2**power
@@ -154,6 +164,7 @@ def test_one_peer_exponential_is_exact_on_powers_of_two(power: int) -> None:
     assert np.abs(product - 1 / n).max() < 1e-12
 
 
+@UNTIMED
 @given(
     st.sampled_from(("epidemic:1", "epidemic:4", "epidemic:2,local", "matching", "matching:ring")),
     sizes,
@@ -179,6 +190,7 @@ def test_random_schedules_agree_between_nodes_and_keep_their_laws(
         assert np.abs(w.sum(axis=0) - 1).max() < 1e-12
 
 
+@UNTIMED
 @given(
     st.sampled_from(("ring", "torus", "exponential", "star", "one-peer-exponential", "base:2")),
     st.integers(4, 24),
@@ -192,6 +204,7 @@ def test_effective_neighbors_lie_between_one_and_all(spec: str, n: int) -> None:
     assert 1 - 1e-9 <= found["0.9"] <= found["0.99"] <= n + 1e-9
 
 
+@UNTIMED
 @given(graphs(largest=10))
 def test_mixing_matrix_of_an_adjacency_is_that_of_the_graph(graph: Graph) -> None:
     np.testing.assert_array_equal(
