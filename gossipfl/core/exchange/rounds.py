@@ -276,7 +276,8 @@ class Rounds:
                 effects += self._to(edge, Nothing(LAST, edge.counted))
         if late:
             effects += self._shift(late)
-        if all(e.gone or not e.out for e in self.edges.values()):
+        # an arc's payload may come although nothing of this end's is out, until its sender has said goodbye
+        if all(e.gone or not (e.out or (e.arcs and not e.done)) for e in self.edges.values()):
             self.phase = Phase.LEFT
             effects.append(Finished())
         return effects
@@ -286,7 +287,7 @@ class Rounds:
         state, intake = self._last
         before, _ = self._absorb()
         self._last = (state, intake._replace(late=(*intake.late, *late)))
-        after, _ = self._absorb()
+        after, self._state = self._absorb()
         notes = [Note("correction", f.peer, round=f.round) for f in late]
         return [Shift(after.x - before.x), *notes]
 
