@@ -13,6 +13,7 @@ import torch
 
 from gossipfl.core.events import Effect, Event, Finished, Halt, Note, PeerUp, Received, Send, Tick
 from gossipfl.core.stopping import Vigil
+from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.network import Network
 from gossipfl.drivers.outcome import Outcome
@@ -39,6 +40,7 @@ class _Node:
     told_at: float = 0.0
     ended: float = 0.0
     sent_bytes: int = 0
+    sent_messages: int = 0  # payloads
     received_bytes: int = 0
     told: tuple[int, int] = (0, 0)  # bytes sent and received when the last phase was recorded
 
@@ -58,6 +60,7 @@ class Simulation:
 
     def __init__(self, plan: Plan, workload: Workload, watch: Watch) -> None:
         self._plan, self._watch = plan, watch
+        self._gathering = Gathering(workload, plan.n)
         self._network = Network(plan.config)
         self._heap: list[_Due] = []
         self._order = 0
@@ -94,6 +97,7 @@ class Simulation:
             present=(True,) * self._plan.n,
             rounds=tuple(n.walk.machine.phases for n in self._nodes),
             sent_bytes=tuple(n.sent_bytes for n in self._nodes),
+            sent_messages=tuple(n.sent_messages for n in self._nodes),
             lost=(),
             seconds=max(n.ended for n in self._nodes) - begun,
             start_seconds=begun,
@@ -170,6 +174,7 @@ class Simulation:
             match effect:
                 case Send(peer, session, message):
                     self._nodes[i].sent_bytes += _size(message)
+                    self._nodes[i].sent_messages += _size(message) > 0
                     at = self._network.arrival(i, peer, now, self._order)
                     self._put(at, peer, Received(i, session, message))
                 case Note(kind, peer, text):
@@ -192,7 +197,8 @@ class Simulation:
         values: dict[str, object] = {}
         if due(node.walk.machine.phases, swarm.eval_every, self._plan.rounds):
             values = eval_fields(node.walk.learner, swarm.seed)
-            self._tell(i, "eval", now, **values)
+            together = self._gathering.add(node.walk.machine.phases, node.walk.learner.x)
+            self._tell(i, "eval", now, **values, **together)
         if node.vigil is not None and node.vigil.enough(now - self._begun, values):
             self._handle(i, Halt(node.walk.machine.phases), now)
 

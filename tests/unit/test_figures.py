@@ -115,6 +115,22 @@ class TestGradientNorm:
         assert load.scores(minimum)["error"] < 1e-20
 
 
+@pytest.mark.parametrize(("rule", "exchange"), [("dpsgd", "pairwise"), ("gossip-learning", "push")])
+def test_asynchronous_runs_tell_of_all_nodes_when_the_last_has_done_as_many_phases(
+    rule: str, exchange: str
+) -> None:
+    config = {**SMALL, "algorithm": {"rule": rule, "exchange": exchange}}
+
+    result = simulate(config, engine="events")
+
+    for round in (3, 6, 7):
+        told = [r for r in result.records if r["kind"] == "eval" and r["round"] == round]
+        assert ["mean_model" in r for r in told] == [False] * 5 + [True]
+    assert result.summary["sent_messages_per_node"] == (
+        result.summary["sent_bytes_per_node"] / 4810 / 4  # type: ignore[operator]
+    )
+
+
 @pytest.mark.parametrize("engine", ["vector", "events"])
 class TestRuns:
     def test_the_last_record_of_an_evaluation_tells_of_all_nodes(self, engine: str) -> None:
