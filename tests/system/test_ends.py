@@ -41,15 +41,10 @@ def wait_for(moment: str, running: Running, until: Until, rounds: int) -> None:
 
 
 def interrupt(running: Running, until: Until) -> None:
-    """Ctrl-C; all nodes are gone in time. What the machine itself was late in looking is allowed for."""
+    """Ctrl-C; all that it started is gone in time, on a machine that has time: a busy one gets more."""
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     running.signal(signal.SIGINT)
-    begun = looked = time.monotonic()
-    late = 0.0
-    while running.others():
-        now = time.monotonic()
-        late, looked = max(late, now - looked), now
-        if now - begun > GONE + 5 * late:
-            pytest.fail(f"{running.others()} live {now - begun:.1f} s after Ctrl-C")
+    until(lambda: not running.others(), "all gone after Ctrl-C", GONE * busy)
 
 
 @pytest.mark.parametrize("moment", MOMENTS + BLIND)
