@@ -125,8 +125,8 @@ class Result:
         mean = f"{figure:.4g}" if isinstance(figure, float) else "-"
         where = f", {self.path}" if self.path else ""
         return (
-            f"<Result: {s.get('nodes')} nodes, {s.get('graph')}, {s.get('rule')}, {s.get('rounds')} rounds ({s.get('engine')}):"
-            f" {s.get('metric')} {mean}{where}>"
+            f"<Result: {s.get('nodes')} nodes, {s.get('graph')}, {s.get('rule')},"
+            f" {s.get('rounds')} rounds ({s.get('engine')}): {s.get('metric')} {mean}{where}>"
         )
 
 
