@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -61,16 +61,25 @@ class _Gathering:
 class Board:
     """Takes records of any kind and order; fields it does not understand are passed over.
 
-    `metric` is the headline metric: the first one of the first evaluation unless it is named.
+    `metric` is the headline metric: the first one of the first evaluation unless it is named. `waits`: every
+    node is waited for; else (asynchronous exchanges) an evaluation is complete without those that are not
+    half as far.
     """
 
     def __init__(
-        self, names: Sequence[str], rounds: int, metric: str = "", higher: bool | None = None
+        self,
+        names: Sequence[str],
+        rounds: int,
+        metric: str = "",
+        higher: bool | None = None,
+        *,
+        waits: bool = True,
     ) -> None:
         self.rows = [Row(name) for name in names]
         self.rounds = rounds
         self.metric = metric
         self.higher = higher
+        self.waits = waits
         self.evaluations: list[Evaluation] = []
         self._index = {name: i for i, name in enumerate(names)}
         self._gathering: dict[int, _Gathering] = {}
@@ -155,11 +164,17 @@ class Board:
 
     def _complete(self) -> list[Evaluation]:
         """Close each evaluation that no living node is behind of."""
-        behind = {i for i, row in enumerate(self.rows) if row.state != "lost"}
-        ready = [r for r in sorted(self._gathering) if not behind - self._gathering[r].metric.keys()]
+        ready = [r for r in sorted(self._gathering) if self._whole(r, self._gathering[r].metric.keys())]
         if not ready:
             return []
         return [self._close(round) for round in sorted(self._gathering) if round <= ready[-1]]
+
+    def _whole(self, round: int, told: Set[int]) -> bool:
+        living = [i for i, row in enumerate(self.rows) if row.state != "lost"]
+        missing = [i for i in living if i not in told]
+        if self.waits or not missing:
+            return not missing
+        return 2 * len(told) > len(living) and all(2 * self.rows[i].round < round for i in missing)
 
     def _close(self, round: int) -> Evaluation:
         gathering = self._gathering.pop(round)

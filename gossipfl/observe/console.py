@@ -72,7 +72,8 @@ class Live:
         plain: bool | None = None,
         stream: TextIO | None = None,
     ) -> None:
-        self.board = Board(config.names, config.swarm.rounds)
+        waits = config.algorithm.exchange == "rounds"
+        self.board = Board(config.names, config.swarm.rounds, waits=waits)
         what = (config.topology.title, config.algorithm.rule, config.train.task)
         self.title = " · ".join((config.swarm.name, f"{len(config.names):,} nodes", *what))
         out = sys.stdout if stream is None else stream
