@@ -149,7 +149,7 @@ def test_real_processes_and_the_event_engine_give_the_same_bits(run: Run, config
 
 
 def test_the_runs_of_real_processes_cover_every_pair_of_choices() -> None:
-    rules = set(ANYWHERE)
+    rules = set(RULES)
     graphs = {"ring", "torus:3x3", "star", "changing"}
     kinds = [
         (
