@@ -107,6 +107,9 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -
         mixing, _ = _schedule(config, sizes, columns=False)
         made = asynchronous.recipe(algorithm.exchange, algorithm.rule, algorithm.extra, mixing)
         return Plan(config, made)
+    if asynchronous.exchange_of(algorithm.rule) != "rounds":
+        why = f"is rounds, and {algorithm.rule} waits for nobody"
+        raise ConfigError(Problem("algorithm.exchange", why, '"push"'))
     choices = Choices(
         algorithm.every,
         config.wire.codec,

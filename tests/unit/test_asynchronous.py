@@ -30,6 +30,7 @@ class TestLaws:
             ({**PAIRWISE, "algorithm.rule": "d2"}, "algorithm.rule", '"dpsgd"'),
             ({**PAIRWISE, "algorithm.rule": "gossip-learning"}, "algorithm.rule", 'exchange = "push"'),
             ({"algorithm.exchange": "push"}, "algorithm.rule", '"gossip-learning"'),
+            ({"algorithm.rule": "gossip-learning"}, "algorithm.exchange", '"push"'),
             ({**PAIRWISE, "topology.graph": "one-peer-exponential"}, "topology.graph", "a static graph"),
             ({**PUSH, "topology.graph": "epidemic:2"}, "topology.graph", "a static graph"),
             (
