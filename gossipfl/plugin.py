@@ -24,17 +24,13 @@ def load(spec: str, key: str) -> Callable[..., object]:
     """
     module_name, _, name = spec.partition(":")
     here = str(Path.cwd())
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # for good: the function may import its neighbours when it is called
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises is the user's to read
         wrong = f"{spec}: the module does not import ({type(error).__name__}: {error})"
         raise ConfigError(Problem(key, wrong, "it must import from the working directory")) from error
-    finally:
-        if added:
-            sys.path.remove(here)
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(

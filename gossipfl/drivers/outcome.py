@@ -40,6 +40,7 @@ class Outcome:
         return not self.lost and self.diverged is None and all(self.present)
 
 
+@torch.enable_grad()
 def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, object]:
     """The figures of `summary.json`, from the models as they are at the end."""
     config = plan.config

@@ -25,6 +25,7 @@ from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
 
 
+@torch.enable_grad()  # whoever calls may be inside no_grad
 def run(plan: Plan, workload: Workload, watch: Watch, *, each: bool = True) -> Outcome:
     """Run the vector engine; `watch` is given every record as it is made.
 

@@ -227,6 +227,7 @@ def _size(message: object) -> int:
     return 0
 
 
+@torch.enable_grad()  # whoever calls may be inside no_grad
 def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
     """Run the event engine; `watch` is given every record as it is made. One torch thread a run, as real
     nodes have."""

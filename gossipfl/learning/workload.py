@@ -60,6 +60,7 @@ class Workload(Protocol):
         ...
 
 
+@torch.enable_grad()  # whoever calls may be inside no_grad
 def workload(config: Config, task: Task | VectorTask | None = None) -> Workload:
     """The workload of a config; `task` stands in for what `train.task` names.
 
