@@ -64,10 +64,17 @@ def recipe_lines(config: Config, found: Recipe) -> list[str]:
     keys = "".join(f", {key} = {value}" for key, value in found.params.items())
     often = "each round" if algorithm.every == 1 else f"every {algorithm.every} rounds"
     sent = f"sends {parts} to its neighbors {often}" if found.rule.sends else "sends nothing"
+    sent += ", before it trains" if found.rule.early else ", after it has trained"
+    if algorithm.exchange == "pairwise":
+        phases = "each local phase" if algorithm.every == 1 else f"every {algorithm.every} local phases"
+        sent = f"and one neighbor take the mean of the two after {phases}; nobody waits"
+    elif algorithm.exchange == "push":
+        unit = "" if isinstance(algorithm.period, str) else " of its local phases"
+        sent = f"sends model and age to one neighbor every {algorithm.period}{unit}; nobody waits"
     return [
         f"recipe: {algorithm.exchange} x {mixing} x {found.name}{keys}",
         f"graph: {graph.n} nodes, {len(graph.edges())} edges",
-        f"a node {sent}" + (", before it trains" if found.rule.early else ", after it has trained"),
+        f"a node {sent}",
         *(f"note: {note}" for note in found.notes),
         f"digest: {config.digest()} (peers that train together share it)",
     ]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import gossipfl
+from gossipfl.cli.check import recipe_lines
 from gossipfl.config import load_config
 from gossipfl.drivers.plan import plan
 from gossipfl.errors import ConfigError
@@ -73,6 +74,20 @@ def run(overrides: dict[str, object]) -> dict[str, object]:
     """8 nodes on a ring, digits by Dirichlet 0.5, 300 local phases of 10 steps, unless told otherwise."""
     common = {"swarm.rounds": 300, "swarm.eval_every": 300, "algorithm.local_steps": 10}
     return gossipfl.simulate(None, engine="events", overrides={**common, **overrides}).summary
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (PAIRWISE, "a node and one neighbor take the mean of the two after each local phase; nobody waits"),
+        ({**PAIRWISE, "algorithm.every": 3}, "after every 3 local phases"),
+        ({**PUSH, "algorithm.period": 0.5}, "to one neighbor every 0.5 of its local phases"),
+        ({**PUSH, "algorithm.period": "2s"}, "to one neighbor every 2s; nobody waits"),
+    ],
+)
+def test_check_says_what_a_node_does(overrides: dict[str, object], said: str) -> None:
+    config = load_config(None, overrides)
+    assert said in "\n".join(recipe_lines(config, plan(config).recipe))
 
 
 class TestVirtualTime:
