@@ -56,10 +56,12 @@ class Terminal:
         controller, terminal = pty.openpty()
         reader = threading.Thread(target=self._collect, args=(controller,))
         reader.start()
-        with os.fdopen(terminal, "w", encoding="utf-8") as stream:
-            yield stream
-        reader.join()
-        os.close(controller)
+        try:
+            with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+                yield stream
+        finally:  # the block may end in an interrupt, and what came before it is still to be read
+            reader.join()
+            os.close(controller)
 
     def _collect(self, controller: int) -> None:
         try:
