@@ -154,7 +154,10 @@ def test_effective_neighbors_are_the_published_ones(graph: str, near: float, far
     ],
 )
 def test_epidemic_contracts_as_published(graph: str, contraction: float) -> None:
-    assert show(graph, "--nodes", 16)["contraction"] == pytest.approx(contraction, abs=1e-9)
+    figures = show(graph, "--nodes", 16)
+
+    assert figures["contraction"] == pytest.approx(contraction, abs=1e-9)
+    assert figures["rho"] == pytest.approx(contraction**0.5, abs=1e-9)
 
 
 def test_push_sum_weights_of_the_four_node_example(tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def test_ten_thousand_nodes_of_degree_eight_take_two_seconds_and_a_hundred_megab
         ("exponential", 600, "metropolis"),
         ("small-world:6,0.2", 600, "lazy"),
         ("directed-ring", 600, "lazy"),
+        ("regular:6", 600, "constant:0.19"),
     ],
 )
 def test_sparse_and_dense_eigenvalues_agree(
