@@ -97,11 +97,12 @@ def run_folder(out: Path | None, name: str) -> Iterator[Path]:
 
     Nothing is ever overwritten: raises ConfigError where `out` is in use.
     """
-    path = _default_folder(name) if out is None else _chosen_folder(out)
+    path = out
     try:
+        path = _default_folder(name) if out is None else _chosen_folder(out)
         yield path
     except BaseException:
-        if path.is_dir() and not any(path.iterdir()):
+        if path is not None and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         raise
 

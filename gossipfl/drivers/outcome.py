@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from gossipfl.drivers.machine import machine
 from gossipfl.drivers.plan import Plan
 from gossipfl.learning.partition import label_distance, label_table
 from gossipfl.learning.workload import ModuleWorkload, Workload
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ class Outcome:
         return not self.lost and self.diverged is None and all(self.present)
 
 
+def _gradient_norm(workload: Workload, x: Tensor) -> float | None:
+    """At x [d]; None where the task's own code fails on it, which costs this figure and no other."""
+    try:
+        return workload.gradient_norm(x)
+    except Exception as error:
+        log.warning("no gradient norm at the mean model (%s: %s)", type(error).__name__, error)
+        return None
+
+
 @torch.enable_grad()
 def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, object]:
     """The figures of `summary.json`, from the models as they are at the end."""
@@ -54,7 +66,7 @@ def summarize(plan: Plan, workload: Workload, outcome: Outcome) -> dict[str, obj
         scores = workload.cohort().evaluate(torch.cat([x, mean.unsqueeze(0)]))
         values = {name: v[:-1].tolist() for name, v in scores.items()}
         mean_model = {name: float(v[-1]) for name, v in scores.items()}
-        steepness = workload.gradient_norm(mean)
+        steepness = _gradient_norm(workload, mean)
     headline = values[workload.headline]
     per_node = _by_node(headline, outcome.present)
     spreads = {name: spread(v, name != "loss" and workload.higher_is_better) for name, v in values.items()}
