@@ -22,7 +22,7 @@ from typing import IO, Final
 from gossipfl.config import Config
 
 #: Seconds that the zygote may take to end the nodes before it is killed with all of them.
-GRACE: Final = 1.7
+GRACE: Final = 1.4
 #: Modules are found where the caller finds them, and nowhere else: a file `random.py` beside someone's
 #: notebook must not become everyone's `random`.
 ZYGOTE: Final = (

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds that nodes told to stop may take before they are killed: where somebody waits for the end, and
 #: where one of them has diverged (the others may be inside a long local phase, and what they have is kept).
-GRACE: Final = 1.2
+GRACE: Final = 1.0
 PATIENCE: Final = 60.0
 
 Tell = Callable[[Mapping[str, object]], None]
