@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
-
 from gossipfl.core.exchange.push import VARIANTS
 from gossipfl.core.exchange.tokens import ACCOUNTS, Account
 from gossipfl.core.recipe import Recipe
 from gossipfl.core.rules.averaging import dpsgd
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.topology import Mixing, Schedule
+from gossipfl.topology import Schedule
 
 #: The rule of each asynchronous exchange.
 RULE_OF: Final[Mapping[str, str]] = {"pairwise": "dpsgd", "push": "gossip-learning"}
@@ -43,7 +41,7 @@ def recipe(exchange: str, name: str, params: Mapping[str, object], schedule: Sch
         problems.append(
             Problem("topology.graph", why, "a static graph, such as ring, regular:4 or exponential")
         )
-    elif exchange == "pairwise" and not _symmetric(schedule.mixing(0)):
+    elif exchange == "pairwise" and not schedule.mixing(0).symmetric:
         why = "pairwise needs a symmetric mixing matrix: both ends of an edge take the mean of the two"
         problems.append(Problem("topology.weights", why, "metropolis, on an undirected graph"))
     resolved = {**(_DEFAULTS if right == "gossip-learning" else {}), **params}
@@ -96,8 +94,3 @@ def _own_keys(params: Mapping[str, object], rule: str) -> list[Problem]:
             why = f"is {tokens.spend}, more than an account holds"
             problems.append(Problem("algorithm.spend", why, f"at most algorithm.capacity, {tokens.capacity}"))
     return problems
-
-
-def _symmetric(mixing: Mixing) -> bool:
-    difference = abs(mixing.matrix - mixing.matrix.T)
-    return bool(difference.nnz == 0 or np.max(difference.data) < 1e-12)
