@@ -7,6 +7,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from gossipfl.config.lan import Peer
 from gossipfl.config.model import LOCAL_KEYS, SECTIONS, Config
 from gossipfl.config.problems import expected
 from gossipfl.config.toml import toml_value
@@ -26,6 +27,16 @@ def markdown() -> str:
     lines, defaults = [], Config().to_dict()
     for name, field in Config.model_fields.items():
         lines += [f"## [{name}]", "", str(field.description), ""]
+        if name == "node":
+            lines[-4] = "## [[node]]"
+            lines += ["| key | what it is | what it can be |", "|---|---|---|"]
+            for key, about in Peer.model_fields.items():
+                mark = " (L)" if about.json_schema_extra else ""
+                lines.append(
+                    f"| `{key}`{mark} | {_cell(str(about.description))} | {_cell(expected(about))} |"
+                )
+            lines.append("")
+            continue
         if name not in SECTIONS:
             lines += ["All its keys are the task's: see `gossipfl data list`.", ""]
             continue

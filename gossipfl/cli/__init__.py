@@ -10,12 +10,16 @@ except KeyboardInterrupt:  # Ctrl-C before there is a frame that could handle it
 main = Frame(
     {
         "swarm": "Train with real processes on this machine.",
+        "node": "Be one node of a swarm across machines.",
         "simulate": "Train without processes or sockets: many nodes, quickly.",
         "sweep": "Run a grid of configs, resumable.",
         "check": "Validate a config; print it resolved, and its recipe.",
         "topology": "List, show and compare graphs.",
         "algorithms": "List rules, exchanges and codecs: needs, cost, source.",
         "data": "List tasks; show how data are split over nodes.",
+        "watch": "Attach to what runs; detach at will.",
+        "keys": "Make a node's key pair; show a public key.",
+        "init": "Write a config, for one machine or for many.",
         "report": "Write the report of one run, or compare several.",
     }
 )

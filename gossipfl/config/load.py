@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gossipfl.config.lan import as_table
 from gossipfl.config.model import Config
 from gossipfl.config.named import fill_in
 from gossipfl.config.problems import combination_problems, field_of, invalid, key_problems
@@ -34,6 +35,8 @@ def load_config(source: Source = None, overrides: Overrides = None) -> Config:
     data = _read(source, problems)
     readable = data is not None
     data = data or {}
+    if "node" in data:
+        data["node"] = as_table(data["node"])
     for key, value in _settings(overrides, problems):
         _put(data, key, value, problems)
     config, found = _validate(data, combinations=readable)
@@ -167,6 +170,8 @@ def _put(data: dict[str, object], key: str, value: object, problems: list[Proble
 def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, list[Problem]]:
     fill_in(data)
     problems = list(key_problems(data))
+    if data.get("node") and isinstance(swarm := data.setdefault("swarm", {}), dict):
+        swarm.setdefault("nodes", len(data["node"]) if isinstance(data["node"], list | dict) else 1)
     _drop(data, problems)
     try:
         config = Config.model_validate(data)
@@ -181,6 +186,7 @@ def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, l
         _drop(data, list(wrong.values()))
         config = Config.model_validate(data)
     bad = {problem.key for problem in problems}
+    bad |= {"node" for key in bad if key.startswith("node.")}
     if combinations:
         problems += [problem for keys, problem in combination_problems(config) if not keys & bad]
     return config, problems
@@ -191,7 +197,7 @@ def _drop(data: dict[str, object], problems: list[Problem]) -> None:
     for key in {problem.key for problem in problems}:
         section, _, rest = key.partition(".")
         table = data.get(section)
-        if rest and isinstance(table, dict):
+        if rest and isinstance(table, dict) and section != "node":
             table.pop(rest, None)
         else:
             data.pop(section, None)

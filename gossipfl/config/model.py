@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from pydantic import Field
 
+from gossipfl.config.lan import MOST, Peers, Security, place
 from gossipfl.config.sections import (
     Algorithm,
     Data,
@@ -41,28 +42,56 @@ class Config(Section):
     network: Network = Field(
         default_factory=Network, description="What the event engine pretends, in virtual seconds."
     )
+    security: Security = Field(
+        default_factory=Security, description="Who may speak and listen on the lines between [[node]]s."
+    )
+    node: Peers = Field(
+        (), max_length=MOST, description="The machines of a LAN, one table each, in the order of the graph."
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The nodes' names in node order."""
-        return _names(self.swarm.nodes)
+        return tuple(peer.name for peer in self.node) or _names(self.swarm.nodes)
+
+    @property
+    def encrypted(self) -> bool:
+        """Are the lines between the `[[node]]`s encrypted? A matter of what all of them know alike."""
+        off_loopback = any(peer.address and not place(peer.address).loopback for peer in self.node)
+        return bool(self.node) and (
+            self.security.encrypt == "on" or (self.security.encrypt == "auto" and off_loopback)
+        )
 
     def to_dict(self) -> dict[str, dict[str, object]]:
-        """All keys resolved: section -> key -> value, a section's extra keys after its own. A copy."""
-        return self.model_dump(mode="python")
+        """All keys resolved: section -> key -> value, a section's extra keys after its own. A copy.
+
+        `[[node]]` is a section too, name -> table, and only there if there are any.
+        """
+        found = self.model_dump(mode="python", exclude={"node"})
+        if self.node:
+            found["node"] = {peer.name: peer.model_dump(exclude={"name"}) for peer in self.node}
+        return found
 
     def to_toml(self) -> str:
         """All keys resolved, as a document that `load_config` reads back to an equal Config."""
-        return toml_document(self.to_dict())
+        tables = self.to_dict()
+        tables.pop("node", None)
+        return toml_document(tables, node=[peer.model_dump() for peer in self.node])
 
     def comparable(self) -> dict[str, object]:
-        """What peers must agree on: dotted key -> value, without the keys that are a machine's own."""
-        return {
+        """What peers must agree on: dotted key -> value, without the keys that are a machine's own; each
+        `[[node]]` is one text under its index."""
+        tables = self.to_dict()
+        tables.pop("node", None)
+        found: dict[str, object] = {
             f"{section}.{key}": list(value) if isinstance(value, tuple) else value
-            for section, table in self.to_dict().items()
+            for section, table in tables.items()
             for key, value in table.items()
             if f"{section}.{key}" not in LOCAL_KEYS
         }
+        for index, peer in enumerate(self.node):
+            found[f"node.{index}"] = " ".join(filter(None, (peer.name, peer.address, peer.public_key)))
+        return found
 
     def digest(self) -> str:
         """16 hexadecimal digits of the SHA-256 of `comparable()`: equal for nodes that fit together."""

@@ -9,6 +9,8 @@ from typing import Literal, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from gossipfl.config.lan import redacted
+from gossipfl.config.lan_problems import lan_problems, node_problems, secrets_shown
 from gossipfl.config.model import OPEN, SECTIONS, Config
 from gossipfl.config.sections import Expected, Section
 from gossipfl.config.toml import toml_value
@@ -16,8 +18,6 @@ from gossipfl.errors import Problem
 
 LATER_KEYS = frozenset(
     {
-        "security",
-        "node",
         "swarm.checkpoint_every",
         "swarm.start_quorum",
         "algorithm.on_death",
@@ -29,7 +29,6 @@ LATER_KEYS = frozenset(
 )
 LATER_VALUES = {
     "wire.transport": ("shm",),
-    "data.partition": ("local",),
 }
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 'a text in "quotes"'}
 
@@ -75,11 +74,11 @@ def expected(field: FieldInfo) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it would stand in the file, shortened."""
+    """A value as it would stand in the file, shortened; no secret key is shown."""
     try:
-        text = toml_value(value)
+        text = redacted(toml_value(value))
     except TypeError:
-        text = repr(value)
+        text = redacted(repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -134,6 +133,9 @@ def key_problems(data: dict[str, object]) -> Iterator[Problem]:
             yield later(name)
         elif name not in Config.model_fields:
             yield unknown(name)
+        elif name == "node":
+            swarm = data.get("swarm")
+            yield from node_problems(table, swarm.get("nodes") if isinstance(swarm, dict) else None)
         elif not isinstance(table, dict):
             hint = f"write {name}.KEY = ..." if name != "task" else "to choose the task, set train.task"
             yield Problem(name, f"cannot be {shown(table)}", f"it is a table; {hint}")
@@ -142,6 +144,8 @@ def key_problems(data: dict[str, object]) -> Iterator[Problem]:
                 problem = _key_problem(name, SECTIONS[name], key)
                 if problem:
                     yield problem
+            if name == "security" and isinstance(allow := table.get("allow"), list):
+                yield from secrets_shown(allow, "security.allow")
             for key, value in table.items():
                 if value in LATER_VALUES.get(f"{name}.{key}", ()):
                     field = field_of(f"{name}.{key}")
@@ -190,6 +194,7 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         involved = frozenset({"data.partition", "data.file"})
         right = "a JSON file with a list of lists of sample indices, one a node"
         yield involved, Problem("data.file", 'is empty while data.partition is "file"', right)
+    yield from lan_problems(config)
     yield from _optimizer_problems(config)
 
 

@@ -17,7 +17,7 @@ from pydantic.config import JsonDict
 from gossipfl.plugin import is_plugin
 
 LOCAL: JsonDict = {"x-local": True}
-PARTITIONS = ("iid", "dirichlet", "shards", "classes", "quantity", "natural", "file")
+PARTITIONS = ("iid", "dirichlet", "shards", "classes", "quantity", "natural", "file", "local")
 
 
 class Expected(NamedTuple):
@@ -338,7 +338,9 @@ class Data(Section):
     )
     file: str = Field("", description="file: a JSON file, a list of lists of sample indices, one a node.")
     path: str = Field(
-        "", description="Folder that holds the task's data; empty: looked for.", json_schema_extra=LOCAL
+        "",
+        description="Folder that holds the task's data; empty: looked for. local: the node's own.",
+        json_schema_extra=LOCAL,
     )
 
 

@@ -41,11 +41,15 @@ def toml_value(value: object) -> str:
     raise TypeError(f"no TOML value: {type(value).__name__}")
 
 
-def toml_document(tables: Mapping[str, Mapping[str, object]]) -> str:
-    """A document of one level of tables, in the order given."""
+def toml_document(
+    tables: Mapping[str, Mapping[str, object]], **arrays: Sequence[Mapping[str, object]]
+) -> str:
+    """A document of one level of tables, in the order given; then `arrays` of tables, `[[name]]`."""
     blocks = []
-    for name, table in tables.items():
-        lines = [f"[{toml_key(name)}]"]
+    heads = [(f"[{toml_key(name)}]", table) for name, table in tables.items()]
+    heads += [(f"[[{toml_key(name)}]]", table) for name, array in arrays.items() for table in array]
+    for head, table in heads:
+        lines = [head]
         lines += [f"{toml_key(key)} = {toml_value(value)}" for key, value in table.items()]
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 
 from gossipfl.core.events import Event, Halt, Tick
 from gossipfl.core.exchange.machine import Machine
+from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.node import FLUSH_EVERY, Node, Place
 from gossipfl.drivers.plan import Plan
@@ -22,8 +23,10 @@ from gossipfl.learning.workload import Workload
 class AsynchronousNode(Node):
     """A node of `pairwise` or `push`."""
 
-    def __init__(self, plan: Plan, workload: Workload, place: Place, control: Connection) -> None:
-        super().__init__(plan, workload, place, control)
+    def __init__(
+        self, plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None
+    ) -> None:
+        super().__init__(plan, workload, place, control, lan)
         self._phase_s = 0.0  # of the local phase under way
         self._before = self._copy()  # the parameters when it began
 
@@ -49,6 +52,7 @@ class AsynchronousNode(Node):
         while not self._left:
             self._step()
             self._complain()
+            self._let_go()
         if self.rounds < self._plan.rounds and not self._due():
             self._evaluate()
         self.moved = True

@@ -35,6 +35,7 @@ from gossipfl.core.events import (
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.stopping import Vigil
+from gossipfl.drivers.abroad import CHUNK, EVERY, PARTING, Abroad, Lan, LastWords
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
@@ -43,7 +44,7 @@ from gossipfl.learning.workload import Workload
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.wire import Layout, Who
-from gossipfl.transport.zeromq import ZeroMQ
+from gossipfl.transport.zeromq import Unbound, ZeroMQ
 
 log = logging.getLogger(__name__)
 
@@ -73,22 +74,35 @@ class Place(NamedTuple):
 class Node:
     """A node's life: `meet`, `train`, `leave`, inside one `with`."""
 
-    def __init__(self, plan: Plan, workload: Workload, place: Place, control: Connection) -> None:
+    def __init__(
+        self, plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None
+    ) -> None:
+        """lan: where the others are, if they are on other machines; else `control` tells."""
         config = plan.config
         self._plan, self._place, self._control = plan, place, control
-        self._name, self._seed = config.names[place.node], config.swarm.seed
+        self._name = config.names[place.node]
+        self._seed = config.swarm.seed if lan is None else None  # of the sketch of x: off between machines
         self.learner = workload.learner(place.node)
         edges = plan.edges()
         self._neighbors = neighbors(edges, place.node)
-        model = (("x", (workload.d,), config.train.dtype),)
-        about = plan.about(model, workload.data_hash)
+        about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
         self.machine = self._make(about)
         enough = criteria(config, workload)
         self._vigil = Vigil(enough) if enough else None
         who = Who(place.node, self._name)
-        self.transport = ZeroMQ(who, layout(plan, self.learner.vector), place.listen, config.wire.heartbeat)
-        self.keeper = Keeper(place.node, place.beats, config.wire.heartbeat)
-        self.recorder = Recorder(place.folder / "records" / f"{self._name}.jsonl", place.node, self._name)
+        records = place.folder / "records" / f"{self._name}.jsonl"
+        shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
+        self.keeper: Keeper | LastWords
+        self._abroad: Abroad | None = None
+        if lan is None:
+            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat)
+            self.keeper = Keeper(place.node, place.beats, heartbeat)
+        else:
+            shapes = shapes._replace(chunk=CHUNK)
+            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat, lan.line(records))
+            self.keeper = LastWords(self.transport)
+            self._abroad = Abroad(lan, self.transport, lambda text: self._say({"note": text}))
+        self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
         self.begun = self.ended = 0.0
         self._stack = ExitStack()
@@ -127,10 +141,15 @@ class Node:
         """Tell where this node is, dial who has to be dialled, and wait until every neighbour that lives is
         there."""
         self._say({"bound": [self.transport.address, self.keeper.address]})
+        if self._abroad is not None:
+            self._abroad.begin()
         timeout = self._plan.config.swarm.start_timeout
         limit = time.monotonic() + timeout if timeout else None
         while self.machine.missing():
-            self._turn(None if limit is None else max(0.0, limit - time.monotonic()))
+            self._look()
+            pauses = [] if self._abroad is None else [EVERY]
+            pauses += [] if limit is None else [max(0.0, limit - time.monotonic())]
+            self._turn(min(pauses, default=None))
             if limit is not None and time.monotonic() >= limit and self.machine.missing():
                 names = ", ".join(self._plan.config.names[j] for j in self.machine.missing())
                 raise PeerLost(
@@ -150,7 +169,22 @@ class Node:
     def leave(self) -> None:
         """Stay until the neighbours have all they were sent."""
         while not self._left:
-            self._turn(None)
+            self._turn(None if self._abroad is None else EVERY)
+            self._let_go()
+
+    def _look(self) -> None:
+        """Among machines: say for whom this node waits; go, if it does not agree with them."""
+        if self._abroad is not None:
+            self._abroad.look(self.machine.missing())
+            why = self._abroad.verdict()
+            if why is not None:
+                raise Refused(f"{self._name}: {why}")
+
+    def _let_go(self) -> None:
+        """Among machines, nobody says that a neighbour is gone for good: after a while, it is."""
+        if self._abroad is not None and self.now - self.ended > PARTING:
+            for j in self.machine.missing():
+                self._handle(PeerDown(j, None, gone=True))
 
     def _round(self, round: int) -> None:
         x = self._copy()
@@ -203,7 +237,9 @@ class Node:
         self.recorder.write(
             note.kind, round=max(note.round, self.rounds), time=self.now, peer=note.peer, text=note.text
         )
-        if note.kind == "refused":
+        if self._abroad is not None:
+            self._abroad.note(note)
+        elif note.kind == "refused":
             raise Refused(f"{self._name}: {self._plan.config.names[note.peer]}: {note.text}")
 
     def _turn(self, timeout: float | None) -> None:
@@ -283,11 +319,11 @@ class Node:
             self.recorder.flush()
 
 
-def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> None:
+def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None) -> None:
     """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
     config = plan.config
     torch.set_num_threads(config.train.threads)
-    node = _node(plan)(plan, workload, place, control)
+    node = _node(plan)(plan, workload, place, control, lan)
     word: dict[str, object] = {}
     try:
         with node:
@@ -307,7 +343,13 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection) -> N
     except Stopped:
         word = {"stopped": True}
     except (PeerLost, Refused) as error:
-        word = {"error": str(error), "refused": isinstance(error, Refused)}
+        word = {
+            "error": str(error),
+            "refused": isinstance(error, Refused),
+            "lost": isinstance(error, PeerLost),
+        }
+    except Unbound as error:
+        word = {"error": str(error), "errno": error.errno}
     except Exception as error:  # the process ends here, and a task's own code may raise anything
         log.exception("%s: in round %d", config.names[place.node], node.rounds + 1)
         word = {"error": f"{type(error).__name__}: {error} (in round {node.rounds + 1}; see log.txt)"}

@@ -6,16 +6,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gossipfl.config import Config
 from gossipfl.core import asynchronous
 from gossipfl.core.aggregate import Row
+from gossipfl.core.exchange.agree import BETWEEN
 from gossipfl.core.messages import PROTOCOL_VERSION
 from gossipfl.core.recipe import Choices, Recipe, make_rule, recipe
 from gossipfl.core.stopping import end_of
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import Schedule, schedule
 from gossipfl.topology.weights import DEFAULT
+
+#: Bytes of a greeting in which parameters are told.
+PARAMETERS: Final = 16_384
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,18 @@ class Plan:
             "protocol": PROTOCOL_VERSION,
             "graph": graph.hexdigest()[:16],
             "model": hashlib.sha256(repr(model).encode()).hexdigest()[:16],
+            "parameters": _parameters(model),
             "data": data_hash,
             **self.config.comparable(),
         }
+
+
+def _parameters(model: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:
+    """Names, shapes and types, as far as they fit into a greeting: enough to name the first that differs."""
+    texts = [f"{name} {'x'.join(map(str, shape)) or 'scalar'} {dtype}" for name, shape, dtype in model]
+    while sum(len(text.encode()) + len(BETWEEN) for text in texts) > PARAMETERS:
+        texts = texts[: len(texts) * 3 // 4]
+    return BETWEEN.join(texts)
 
 
 def needs_sizes(config: Config) -> bool:

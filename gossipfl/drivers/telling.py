@@ -26,8 +26,11 @@ def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object
     return {"loss": phase.loss, "neighbors": neighbors, "disagreement": disagreement}
 
 
-def eval_fields(learner: Learner, seed: int) -> dict[str, object]:
-    """The task's metrics and a sketch of x, from which a reader estimates the consensus distance."""
+def eval_fields(learner: Learner, seed: int | None) -> dict[str, object]:
+    """The task's metrics and a sketch of x, from which a reader estimates the consensus distance; seed None:
+    no sketch."""
+    if seed is None:
+        return {**learner.evaluate()}
     buckets = sketch.sketch(learner.x.detach().cpu().numpy(), seed)
     return {**learner.evaluate(), "sketch": sketch.encode(buckets)}
 

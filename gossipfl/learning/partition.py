@@ -33,9 +33,12 @@ class Source(NamedTuple):
 def partition(source: Source, n: int, data: Data, seed: int) -> Parts:
     """n arrays of sample indices, each ascending, int64; keyed by the seed alone.
 
-    `data.partition` is a name or `module:function`, called with (labels, n, seed). Raises ConfigError: more
+    `data.partition` is a name or `module:function`, called with (labels, n, seed); with `local` the samples
+    are one node's own, and all of them are its part, whichever node it is. Raises ConfigError: more
     nodes than samples, no labels or ids where they are needed, a split that cannot be made or is none.
     """
+    if data.partition == "local":
+        return (np.arange(source.samples, dtype=np.int64),) * n
     if source.samples < n:
         wrong = f"{n} nodes cannot split {source.samples} samples"
         raise ConfigError(Problem("swarm.nodes", wrong, f"at most {source.samples}"))

@@ -16,7 +16,7 @@ from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Index
 from gossipfl.learning.crew import ALONE, Crew
-from gossipfl.learning.flat import state_dict
+from gossipfl.learning.flat import Signature, state_dict
 from gossipfl.learning.task import Point, VectorTask, torch_dtype
 from gossipfl.learning.training import Phase, Steps, drain
 
@@ -191,6 +191,7 @@ class VectorWorkload:
             functions, optimizers.rate(config.train, config.swarm.rounds), config.algorithm.local_steps
         )
         n, self.d = task.start.shape
+        self.signature: Signature = (("x", (self.d,), config.train.dtype),)
         self.sizes = (1,) * n
         self.parts: tuple[Index, ...] = ()
         sha = hashlib.sha256(task.name.encode())

@@ -18,7 +18,7 @@ from gossipfl.learning.batches import NOTHING, Index, Samples, Stream
 from gossipfl.learning.carrying import CarryingLearner, states
 from gossipfl.learning.cohort import Cohort, LoopCohort, module_cohort
 from gossipfl.learning.crew import ALONE, Crew
-from gossipfl.learning.flat import Flat
+from gossipfl.learning.flat import Flat, Signature
 from gossipfl.learning.models import build, device, evaluate, probe
 from gossipfl.learning.partition import Source, digest, partition
 from gossipfl.learning.task import Task, VectorTask, torch_dtype
@@ -35,6 +35,7 @@ class Workload(Protocol):
     metrics: tuple[str, ...]  # names of what an evaluation gives
     d: int  # the size of x
     plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
+    signature: Signature  # what x is made of: peers compare it
     data_hash: str  # 16 hexadecimal digits: the data and who holds which
     sizes: tuple[int, ...]  # samples of each node
     parts: tuple[Index, ...]  # their indices; empty for vector tasks
@@ -61,11 +62,17 @@ class Workload(Protocol):
 
 
 @torch.enable_grad()  # whoever calls may be inside no_grad
-def workload(config: Config, task: Task | VectorTask | None = None) -> Workload:
-    """The workload of a config; `task` stands in for what `train.task` names.
+def workload(config: Config, task: Task | VectorTask | None = None, node: int | None = None) -> Workload:
+    """The workload of a config; `task` stands in for what `train.task` names. `node`: the only one of this
+    process, which may read files of its own (`data.partition = "local"`).
 
     Raises ConfigError: a task, a partition or an optimiser that does not fit.
     """
+    if config.data.partition == "local" and node is None:
+        wrong = 'is "local": each node reads its own files, and here one process would be all of them'
+        raise ConfigError(
+            Problem("data.partition", wrong, "gossipfl node CONFIG --name NAME, on each machine")
+        )
     task = task or load_task(config)
     if isinstance(task, VectorTask):
         return VectorWorkload(config, task)
@@ -96,7 +103,8 @@ class ModuleWorkload:
         carries = config.algorithm.average_optimizer
         self._states = states(plan.make, train.optimizer) if carries else ()
         self.plain = self.d - shared + len(self._states) * shared
-        self.data_hash = _data_hash(task, self.parts)
+        self.signature = flat.signature()
+        self.data_hash = _schema(task) if config.data.partition == "local" else _data_hash(task, self.parts)
 
     def learner(self, node: int) -> ModuleLearner | CarryingLearner:
         flat = self._flat(self._build(node).to(self._device))
@@ -155,6 +163,16 @@ class ModuleWorkload:
 
 def _datasets(task: Task) -> list[tuple[Dataset[object], str]]:
     return [(task.train, f"{task.name}: train"), (task.test, f"{task.name}: test")]
+
+
+def _schema(task: Task) -> str:
+    """What the data of different nodes have in common: types, and the shape of a sample."""
+    sha = hashlib.sha256(task.name.encode())
+    for data, _ in _datasets(task):
+        for value in data[0]:  # type: ignore[attr-defined]
+            tensor = torch.as_tensor(value)
+            sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    return sha.hexdigest()[:16]
 
 
 def _data_hash(task: Task, parts: tuple[Index, ...]) -> str:

@@ -13,8 +13,8 @@ import time
 from types import TracebackType
 
 from gossipfl.errors import RemoteProtocolError
+from gossipfl.transport.airwaves import Airwaves
 from gossipfl.transport.wire import Beat, decode_beat, encode_beat
-from gossipfl.transport.zeromq import Airwaves
 
 
 class Keeper:

@@ -65,6 +65,7 @@ class Layout(NamedTuple):
 
     parts: tuple[tuple[int, torch.dtype], ...]
     below: tuple[int, ...] = ()
+    chunk: int = CHUNK  # bytes of a frame of numbers at most
 
 
 class Carrier(NamedTuple):
@@ -90,9 +91,9 @@ class Who(NamedTuple):
     name: str
 
 
-def encode(message: Message, who: Who) -> Iterator[Frames]:
-    """The frames of each wire message. The payload's memory is used as it is: it must not be written until it
-    has left."""
+def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
+    """The frames of each wire message, with at most `chunk` bytes of numbers each. The payload's memory is
+    used as it is: it must not be written until it has left."""
     match message:
         case Welcome() | Hello() as m:
             kind = WELCOME if isinstance(m, Welcome) else HELLO
@@ -118,20 +119,20 @@ def encode(message: Message, who: Who) -> Iterator[Frames]:
         case Stop(round):
             yield (_pack([STOP, round]),)
         case Data(round, counted, payload):
-            yield from _chunks((DATA, round, counted), payload)
+            yield from _chunks((DATA, round, counted), payload, chunk)
         case Ask(number, payload):
-            yield from _chunks((ASK, number), payload)
+            yield from _chunks((ASK, number), payload, chunk)
         case Answer(number, payload):
-            yield from _chunks((ANSWER, number), payload)
+            yield from _chunks((ANSWER, number), payload, chunk)
         case Push(number, age, payload):
-            yield from _chunks((PUSH, number, age), payload)
+            yield from _chunks((PUSH, number, age), payload, chunk)
 
 
-def _chunks(head: tuple[int, ...], payload: Vectors) -> Iterator[Frames]:
+def _chunks(head: tuple[int, ...], payload: Vectors, chunk: int) -> Iterator[Frames]:
     for part, tensor in enumerate(payload):
         raw = memoryview(tensor.detach().numpy().view("u1").data)
-        for offset in range(0, max(len(raw), 1), CHUNK):
-            yield (_pack([*head, part, offset]), raw[offset : offset + CHUNK])
+        for offset in range(0, max(len(raw), 1), chunk):
+            yield (_pack([*head, part, offset]), raw[offset : offset + chunk])
 
 
 def _pack(fields: Sequence[object]) -> bytes:
@@ -244,11 +245,12 @@ class Decoder:
             raise RemoteProtocolError(f"part {part} of a payload of {len(self.layout.parts)}")
         elements, dtype = self.layout.parts[part]
         size, got = elements * dtype.itemsize, memoryview(raw).nbytes
-        if got != min(CHUNK, size - offset):
-            raise RemoteProtocolError(f"a chunk of {got} bytes where {min(CHUNK, size - offset)} were due")
+        due = min(self.layout.chunk, size - offset)
+        if got != due:
+            raise RemoteProtocolError(f"a chunk of {got} bytes where {due} were due")
         values = torch.frombuffer(raw, dtype=dtype) if got else torch.empty(0, dtype=dtype)
         _finite(values, part)
-        if size <= CHUNK:
+        if size <= self.layout.chunk:
             self._parts.append(values.clone() if got < COPY_BELOW else values)
         else:
             if offset == 0:

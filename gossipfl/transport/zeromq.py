@@ -12,8 +12,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -21,22 +22,49 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
-from gossipfl.core.messages import Hello, Message, Welcome
+from gossipfl.core.exchange.agree import INSTANCE
+from gossipfl.core.messages import Hello, Message, Refuse, Welcome
 from gossipfl.errors import RemoteProtocolError
-from gossipfl.transport.wire import FRAME_LIMIT, Decoder, Layout, Who, encode
+from gossipfl.transport.curve import HANDSHAKE, Gate, Keys, Left
+from gossipfl.transport.lookout import Lookout
+from gossipfl.transport.wire import Decoder, Layout, Who, encode
 
 log = logging.getLogger(__name__)
 
 _CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
-_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_STRANGER = "whoever answers there does not hold its key, or speaks another protocol"
+_TROUBLE: Final[Mapping[int, str]] = {
+    zmq.EVENT_CLOSED: "nobody answers there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: _STRANGER,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: _STRANGER,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not list this node's public key",
+}
 #: Seconds until a dial that failed is tried again: from the first to the last, doubling.
 REDIAL: Final = (0.05, 1.0)
 #: Seconds that what came last on a line may take to be readable after the line's end is known.
 SETTLE: Final = 0.02
+#: Bytes that the system may hold back on a line between machines.
+SEND_BUFFER: Final = 512 * 1024
 #: Seconds that what was sent may take to leave after the node is done.
 LINGER: Final = 10.0
 
 Socket = zmq.Socket[bytes]
+
+
+class Unbound(OSError):
+    """The address to listen at cannot be had."""
+
+
+class Line(NamedTuple):
+    """How lines between machines differ from those inside one: who may speak, and what a frame may hold."""
+
+    keys: Keys | None  # None: everyone may, in plaintext
+    records: Path | None = None  # the file that watchers are given to read
 
 
 @dataclass(slots=True)
@@ -45,6 +73,7 @@ class _Dialled:
 
     peer: int
     address: str
+    trouble: str = ""
     session: int = 0
     socket: Socket | None = None
     monitor: Socket | None = None
@@ -61,6 +90,8 @@ class _Accepted:
     fd: int
     peer: int | None = None
     session: int = -1
+    identity: str = ""  # whose key it is: a node's index, or `watch`
+    instance: object = None  # of the process at the other end
 
 
 class _Session(NamedTuple):
@@ -74,17 +105,23 @@ class ZeroMQ:
     """A node's connections. A context manager: entering binds, leaving lets the last messages go and
     closes."""
 
-    def __init__(self, who: Who, layout: Layout, listen: str, heartbeat: float = 1.0) -> None:
-        """listen: where to bind (`ipc://PATH`, `tcp://127.0.0.1:*`); heartbeat: seconds between ZMTP pings on
-        tcp."""
+    def __init__(
+        self, who: Who, layout: Layout, listen: str, heartbeat: float = 1.0, line: Line | None = None
+    ) -> None:
+        """listen: where to bind (`ipc://PATH`, `tcp://127.0.0.1:*`; empty: this end only dials); heartbeat:
+        seconds between ZMTP pings on tcp; line: None inside one machine."""
         self.address = ""
         self._who, self._layout, self._listen, self._heartbeat = who, layout, listen, heartbeat
+        self._line = line
+        self._gate: Gate | None = None
+        self._lookout = None if line is None or line.records is None else Lookout(line.records)
         self._context: zmq.Context[Socket] = zmq.Context()
         self._poller = zmq.Poller()
         self._dialled: dict[int, _Dialled] = {}
         self._accepted: dict[bytes, _Accepted] = {}
         self._routes: dict[tuple[int, int], bytes] = {}
-        self._ending: list[int | _Session] = []  # connections that are over, seen in the last poll
+        self._ending: list[Left | _Session] = []  # connections that are over, seen in the last poll
+        self._heard: dict[int, float] = {}  # when a peer's last message came
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -92,13 +129,22 @@ class ZeroMQ:
 
     def __enter__(self) -> ZeroMQ:
         self._context.set(zmq.MAX_SOCKETS, 65_536)
-        self._router: Socket = self._open(zmq.ROUTER)
+        self._router: Socket = self._open(zmq.ROUTER, self._listen)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.BACKLOG, 4096)
-        self._router_monitor = self._watch(self._router, zmq.EVENT_DISCONNECTED)
-        self._router.bind(self._listen)
-        self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        if self._line is not None:
+            self._gate = Gate(self._context, self._line.keys, self._router).__enter__()
+            self._poller.register(self._gate.news, zmq.POLLIN)
+        else:
+            self._router_monitor = self._watch(self._router, zmq.EVENT_DISCONNECTED)
         self._poller.register(self._router, zmq.POLLIN)
+        if self._listen:
+            try:
+                self._router.bind(self._listen)
+            except zmq.ZMQError as error:
+                self.__exit__(type(error), error, None)
+                raise Unbound(error.errno, error.strerror, self._listen) from error
+            self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         return self
 
     def __exit__(
@@ -107,18 +153,27 @@ class ZeroMQ:
         linger = int(LINGER * 1000) if kind is None else 200
         for dialled in self._dialled.values():
             self._hang_up(dialled, linger)
-        self._unwatch(self._router, self._router_monitor)
+        if self._gate is not None:
+            self._gate.__exit__(kind, error, trace)
+        else:
+            self._unwatch(self._router, self._router_monitor)
         self._router.close(linger=linger)
         self._context.term()
 
-    def _open(self, kind: int) -> Socket:
+    def _open(self, kind: int, address: str) -> Socket:
         socket: Socket = self._context.socket(kind)
         socket.setsockopt(zmq.SNDHWM, 0)  # the protocol bounds what is under way: two payloads an edge
-        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_LIMIT)
+        socket.setsockopt(zmq.MAXMSGSIZE, self._layout.chunk + 1024)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         if self._heartbeat > 0:
             socket.setsockopt(zmq.HEARTBEAT_IVL, int(self._heartbeat * 1000))
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(self._heartbeat * 3000))
+        if self._line is not None:
+            # What waits in the system's buffer delays the heartbeats behind it: on a slow line, too long.
+            socket.setsockopt(zmq.SNDBUF, SEND_BUFFER)
+            socket.setsockopt(zmq.IPV6, "[" in address)
+            socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
+            socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE)
         return socket
 
     def _watch(self, socket: Socket, events: int) -> Socket:
@@ -143,6 +198,16 @@ class ZeroMQ:
         self._dialled[peer] = _Dialled(peer, address)
         self._connect(self._dialled[peer])
 
+    def trouble(self, peer: int) -> str:
+        """Why the last dial of a peer failed; empty if it did not, or is not this end's to make."""
+        dialled = self._dialled.get(peer)
+        return "" if dialled is None else dialled.trouble
+
+    def heard(self, peer: int) -> float | None:
+        """Seconds since the last message of a peer, or None before the first."""
+        at = self._heard.get(peer)
+        return None if at is None else time.monotonic() - at
+
     def forget(self, peer: int) -> None:
         """Stop dialling a peer that will not come back."""
         dialled = self._dialled.get(peer)
@@ -150,13 +215,19 @@ class ZeroMQ:
             del self._dialled[peer]
 
     def _connect(self, dialled: _Dialled) -> None:
-        socket = self._open(zmq.DEALER)
+        socket = self._open(zmq.DEALER, dialled.address)
         socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a new connection is a new session, so it is made here
         dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout), None
         dialled.session += 1
         dialled.monitor = self._watch(socket, _CLOSED | _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._poller.register(socket, zmq.POLLIN)
-        socket.connect(dialled.address)
+        if self._line is not None and self._line.keys is not None:
+            self._line.keys.dial(socket, self._line.keys.peers[dialled.peer])
+        try:
+            socket.connect(dialled.address)
+        except zmq.ZMQError as error:
+            dialled.trouble = f"{dialled.address} is no address ({error.strerror})"
+            self._retry_later(dialled)
 
     def _hang_up(self, dialled: _Dialled, linger: int = 0) -> None:
         if dialled.socket is not None and dialled.monitor is not None:
@@ -176,7 +247,7 @@ class ZeroMQ:
         """Queue a message on a session; on one that is closed it is dropped (the machine hears of that from
         `poll`)."""
         dialled, route = self._dialled.get(peer), self._routes.get((peer, session))
-        for frames in encode(message, self._who):
+        for frames in encode(message, self._who, self._layout.chunk):
             try:
                 if route is not None:
                     self._router.send_multipart((route, *frames), zmq.NOBLOCK, copy=False)
@@ -196,6 +267,7 @@ class ZeroMQ:
         """Wait up to `timeout` seconds (None: for ever) for anything to happen; returns at once with what is
         there."""
         events: list[Event | Note] = []
+        self._answer_watchers()
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
         ending, self._ending = self._ending, []
@@ -207,8 +279,15 @@ class ZeroMQ:
                 events += self._read_dealer(dialled)
         for end in ending:
             events += self._ended(end)
-        if self._router_monitor in ready:
-            self._ending += [fd for _, fd in self._monitored(self._router_monitor)]
+        if self._gate is None:
+            if self._router_monitor in ready:
+                self._ending += [Left(fd, "") for _, fd in self._monitored(self._router_monitor)]
+        elif self._gate.news in ready:
+            for news in self._gate.read():
+                if isinstance(news, Left):
+                    self._ending.append(news)
+                else:
+                    events.append(Note("rejected", -1, news))
         for dialled in list(self._dialled.values()):
             if dialled.monitor is not None and dialled.monitor in ready:
                 events += self._dealer_changed(dialled)
@@ -217,7 +296,8 @@ class ZeroMQ:
     def _patience(self, timeout: float | None, settle: float | None) -> int | None:
         """Milliseconds to wait, until the next redial at most; makes the redials that are due."""
         now = time.monotonic()
-        limits = [t for t in (timeout, settle) if t is not None]
+        watched = None if self._lookout is None else self._lookout.due()
+        limits = [t for t in (timeout, settle, watched) if t is not None]
         for dialled in [d for d in self._dialled.values() if d.again_at is not None]:
             assert dialled.again_at is not None
             if dialled.again_at <= now:
@@ -253,8 +333,9 @@ class ZeroMQ:
                 ]
                 self._retry_later(dialled)
                 return events
+            self._heard[dialled.peer] = time.monotonic()
             if done is not None:
-                dialled.pause = REDIAL[0]
+                dialled.pause, dialled.trouble = REDIAL[0], ""
                 events.append(Received(dialled.peer, dialled.session, done[0]))
         return events
 
@@ -265,9 +346,15 @@ class ZeroMQ:
             line = self._accepted.get(key)
             if line is None:
                 line = self._accepted[key] = _Accepted(Decoder(self._layout), int(frames[0].get(zmq.SRCFD)))
+                if self._line is not None and self._line.keys is not None:
+                    line.identity = str(frames[0].get("User-Id"))
             if line.peer is not None and (line.peer, line.session) not in self._routes:
                 continue  # a session that is over: discarded unread
             try:
+                if self._lookout is not None and self._lookout.take(key, [f.bytes for f in frames[:1]]):
+                    continue
+                if line.peer is not None:
+                    self._heard[line.peer] = time.monotonic()
                 done = line.decoder.feed([f.buffer for f in frames])
                 events += self._from_accepted(key, line, done)
             except RemoteProtocolError as error:
@@ -289,11 +376,29 @@ class ZeroMQ:
         if isinstance(message, Hello) and not isinstance(message, Welcome) and who is not None:
             if line.peer is not None:
                 raise RemoteProtocolError("a second hello on one connection")
+            if line.identity and line.identity != str(who.node):
+                raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity}")
+            line.instance = message.about.get(INSTANCE)
+            if self._doubled(who.node, line):
+                reason = f"has met another node named {who.name}: one of the two must go"
+                refuse = next(encode(Refuse(message.session, reason), self._who))
+                self._router.send_multipart((key, *refuse), zmq.NOBLOCK)
+                raise RemoteProtocolError(f"a second node named {who.name}")
             line.peer, line.session = who.node, message.session
             self._routes[who.node, message.session] = key
         elif line.peer is None:
             raise RemoteProtocolError("a message before hello")
         return [Received(line.peer, line.session, message)]
+
+    def _doubled(self, node: int, line: _Accepted) -> bool:
+        """Is another process connected that says it is this node?"""
+        others = [self._accepted.get(route) for (peer, _), route in self._routes.items() if peer == node]
+        return any(o is not None and o.instance != line.instance for o in others)
+
+    def _answer_watchers(self) -> None:
+        for route, frames in () if self._lookout is None else self._lookout.answers():
+            with contextlib.suppress(zmq.ZMQError):  # it has gone
+                self._router.send_multipart((route, *frames), zmq.NOBLOCK)
 
     # ------------------------------------------------------------------ closed connections
 
@@ -303,7 +408,7 @@ class ZeroMQ:
                 event = recv_monitor_message(monitor, zmq.NOBLOCK)
                 yield int(event["event"]), int(event["value"])
 
-    def _ended(self, end: int | _Session) -> list[Event | Note]:
+    def _ended(self, end: Left | _Session) -> list[Event | Note]:
         """A connection that came in (its file descriptor) or that was dialled is over, and read."""
         if isinstance(end, _Session):
             dialled = self._dialled.get(end.peer)
@@ -312,10 +417,13 @@ class ZeroMQ:
             self._retry_later(dialled)
             return [PeerDown(end.peer, end.session)]
         # The system may have given the number to a newer connection: the oldest is meant.
-        key = next((key for key, line in self._accepted.items() if line.fd == end), None)
+        key = next((key for key, line in self._accepted.items() if line.fd == end.fd), None)
         if key is None:
-            return []
+            told = None if self._gate is None or not end.address else self._gate.stranger(end.address)
+            return [Note("rejected", -1, told)] if told else []
         line = self._accepted.pop(key)
+        if self._lookout is not None:
+            self._lookout.forget(key)
         if line.peer is None or self._routes.pop((line.peer, line.session), None) is None:
             return []
         return [PeerDown(line.peer, line.session)]
@@ -325,70 +433,12 @@ class ZeroMQ:
         assert dialled.monitor is not None
         for kind, _ in list(self._monitored(dialled.monitor)):
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                dialled.trouble = "the line stands, and no welcome has come: it may be in a local phase"
                 events.append(PeerUp(dialled.peer, dialled.session))
             else:
+                if kind in _TROUBLE:
+                    dialled.trouble = _TROUBLE[kind]
+                if kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    events.append(Note("refused", dialled.peer, "does not list this node's public key"))
                 self._ending.append(_Session(dialled.peer, dialled.session))
         return events
-
-
-class Airwaves:
-    """One publisher and what is subscribed to, for a thread of its own: only `wait` and `publish` may be
-    called there, `subscribe` and `stop` from any other."""
-
-    def __init__(self, listen: str) -> None:
-        self.address = ""
-        self._listen = listen
-        self._context: zmq.Context[Socket] = zmq.Context()
-
-    def __enter__(self) -> Airwaves:
-        self._publisher: Socket = self._context.socket(zmq.PUB)
-        self._publisher.setsockopt(zmq.SNDHWM, 16)
-        self._publisher.bind(self._listen)
-        self.address = self._publisher.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._subscriber: Socket = self._context.socket(zmq.SUB)
-        self._subscriber.setsockopt(zmq.MAXMSGSIZE, 1024)
-        self._subscriber.setsockopt(zmq.RCVHWM, 64)
-        self._subscriber.setsockopt(zmq.SUBSCRIBE, b"")
-        self._inside: Socket = self._context.socket(zmq.PAIR)
-        self._outside: Socket = self._context.socket(zmq.PAIR)
-        self._inside.bind("inproc://words")
-        self._outside.connect("inproc://words")
-        self._poller = zmq.Poller()
-        self._poller.register(self._subscriber, zmq.POLLIN)
-        self._poller.register(self._inside, zmq.POLLIN)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for socket in (self._publisher, self._subscriber, self._inside, self._outside):
-            socket.close(linger=0)
-        self._context.term()
-
-    def subscribe(self, addresses: list[str]) -> None:
-        """Hear what is published at these addresses."""
-        for address in addresses:
-            self._outside.send(address.encode())
-
-    def stop(self) -> None:
-        """Make `wait` give a None."""
-        self._outside.send(b"")
-
-    def publish(self, frame: bytes) -> None:
-        """Send to whoever listens; whoever is slow misses it."""
-        self._publisher.send(frame)
-
-    def wait(self, timeout: float) -> list[bytes | None]:
-        """The frames that came within `timeout` seconds; a None: `stop` was called."""
-        frames: list[bytes | None] = []
-        ready = {s for s, _ in self._poller.poll(math.ceil(timeout * 1000))}
-        if self._inside in ready:
-            word = self._inside.recv()
-            if not word:
-                return [None]
-            self._subscriber.connect(word.decode())
-        if self._subscriber in ready:
-            with contextlib.suppress(zmq.Again):
-                while True:
-                    frames.append(self._subscriber.recv(zmq.NOBLOCK))
-        return frames

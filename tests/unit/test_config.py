@@ -175,8 +175,6 @@ def test_a_key_like_no_other_is_refused_with_the_list_of_keys() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "security.encrypt",
-        "node",
         "swarm.checkpoint_every",
         "swarm.start_quorum",
         "algorithm.on_death",
@@ -196,7 +194,6 @@ def test_a_key_of_a_later_version_says_so(key: str) -> None:
     ("key", "value"),
     [
         ("wire.transport", "shm"),
-        ("data.partition", "local"),
     ],
 )
 def test_a_value_of_a_later_version_says_so(key: str, value: str) -> None:
@@ -384,7 +381,7 @@ def test_the_callers_mapping_is_left_alone() -> None:
 
 @pytest.mark.parametrize("key", sorted(LOCAL_KEYS - {"train.device"}))
 def test_a_machines_own_keys_do_not_change_the_digest(key: str) -> None:
-    values = {"data.path": "x", "algorithm.replay": "x", "network.slow": {"3": 7.0}}
+    values = {"data.path": "x", "security.keys": "x", "algorithm.replay": "x", "network.slow": {"3": 7.0}}
     source = {"algorithm": {"exchange": "pairwise"}}  # in which all of them have a meaning
     value = {**values, "swarm.tensorboard": True, "swarm.writer": "mine:writer"}.get(key, 7)
 
@@ -400,6 +397,7 @@ def test_the_documented_local_keys_are_local() -> None:
         "train.batch",
         "train.device",
         "data.path",
+        "security.keys",
     }
 
 
@@ -449,5 +447,6 @@ def test_the_config_loads_without_torch() -> None:
 
 def test_sections_are_exactly_the_documented_tables() -> None:
     tables = ["swarm", "stop", "topology", "algorithm", "train", "task", "data", "wire", "network"]
+    tables += ["security", "node"]
 
     assert list(Config.model_fields) == tables

@@ -91,7 +91,7 @@ def test_a_peer_with_another_config_is_refused_with_key_and_both_values() -> Non
     [(peer, refuse)] = sends(effects)
     assert isinstance(refuse, Refuse)
     assert peer == 0
-    assert refuse.reason == "seed differs: 0 here, 1 there"
+    assert refuse.reason == "has seed = 0, you have 1"
     assert m.missing() == (0, 2)
 
 

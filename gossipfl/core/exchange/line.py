@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gossipfl.core.events import Effect, Note, PeerDown, Received, Send
-from gossipfl.core.exchange.rounds import differs
+from gossipfl.core.exchange.agree import differs
 from gossipfl.core.messages import LAST, Hello, Nothing, Refuse, Stop, Vectors, Welcome
 
 
@@ -126,7 +126,7 @@ class Lines:
         line, answer = self.by_peer.get(peer), not isinstance(hello, Welcome)
         reason = "not a neighbor here" if line is None else differs(self._about, hello.about)
         if line is None or reason is not None:
-            note: list[Effect] = [Note("refused", peer, reason or "")]
+            note: list[Effect] = [Note("refused", peer, differs(hello.about, self._about) or reason or "")]
             return ([Send(peer, session, Refuse(session, reason or "")), *note] if answer else note), None
         if answer and session < self._newest.get(peer, session):
             return [], None  # a hello that was overtaken by a newer session

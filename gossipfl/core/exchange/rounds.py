@@ -35,6 +35,7 @@ from gossipfl.core.events import (
     Tick,
     Trained,
 )
+from gossipfl.core.exchange.agree import differs
 from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.exchange.intake import Intake, Own, Terms, inbox, inbox_by_link, links, own
 from gossipfl.core.messages import (
@@ -333,7 +334,7 @@ class Rounds:
         answer = not isinstance(hello, Welcome)
         reason = "not a neighbor here" if edge is None else differs(self._about, hello.about)
         if edge is None or reason is not None:
-            note: list[Effect] = [Note("rejected", peer, reason or "")]
+            note: list[Effect] = [Note("refused", peer, differs(hello.about, self._about) or reason or "")]
             return [Send(peer, event.session, Refuse(event.session, reason or "")), *note] if answer else note
         if answer:
             if event.session < self._sessions.get(peer, event.session):
@@ -370,11 +371,3 @@ class Rounds:
         if self.phase is Phase.LEAVING:
             return effects + self._leave()
         return effects + self._close_if_ready()
-
-
-def differs(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str | None:
-    """The first thing two nodes do not agree on, as a sentence, or None."""
-    for key in sorted({*mine, *theirs}):
-        if mine.get(key) != theirs.get(key):
-            return f"{key} differs: {mine.get(key)!r} here, {theirs.get(key)!r} there"
-    return None

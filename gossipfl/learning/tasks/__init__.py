@@ -39,7 +39,7 @@ def load_task(config: Config) -> Task | VectorTask:
             raise ConfigError(
                 [Problem(f"task.{key}", "digits has no keys", "leave it out") for key in config.task]
             )
-        return digits(config.data.path)
+        return digits(config.data.path, own=config.data.partition == "local")
     if name == "fashion":
         from gossipfl.learning.tasks.fashion import fashion
 

@@ -1,0 +1,60 @@
+"""gossipfl node: one node of a swarm across machines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Be one node of a swarm across machines.")
+@click.argument("config")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Which [[node]] this is [default: GOSSIPFL_NODE, or what torchrun, Slurm or Kubernetes set].",
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set any key of the config, such as data.path=mine; repeatable.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for what this node leaves [default: runs/NAME-TIME].",
+)
+def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | None) -> None:
+    """Be one node of a swarm across machines. Every machine has the same CONFIG, and starts its own node.
+
+    Nodes start in any order, minutes apart: each says for whom it waits, and where. Ctrl-C stops this node;
+    the others go on.
+
+    \b
+    Examples:
+      gossipfl node swarm.toml --name alice
+      gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first
+    """
+    from gossipfl.cli.frame import note_line
+    from gossipfl.cli.options import run_folder
+    from gossipfl.config import load_config
+    from gossipfl.drivers.naming import node_name
+
+    loaded = load_config(config, settings)
+    own = node_name(loaded, name, os.environ)
+    from gossipfl.drivers import lan  # torch takes its time: mistakes in the file are told before
+
+    made, place = lan.prepare(loaded, own)
+    with run_folder(out, own) as folder:
+        try:
+            summary = lan.run(made, place, folder, lambda text: click.echo(f"{own}: {text}"))
+        except KeyboardInterrupt:
+            note_line(f"{own}: stopped; records up to now are in {folder}")
+            raise SystemExit(130) from None
+    value = summary["value"]
+    shown = f"{value:.4g}" if isinstance(value, float) else "-"
+    click.echo(f"{own}: {summary['metric']} {shown} after {summary['rounds']} rounds; kept in {folder}")

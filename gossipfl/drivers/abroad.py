@@ -1,0 +1,269 @@
+"""A node among machines: where the others are, who dials whom, whom it waits for, and who is refused.
+
+All of it is decided from the file, which is the same everywhere but for each machine's own keys.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from gossipfl.config import Config
+from gossipfl.config.lan import Place, key_bytes, key_text, place
+from gossipfl.core.events import Note
+from gossipfl.core.exchange.agree import INSTANCE
+from gossipfl.drivers.plan import Plan, neighbors
+from gossipfl.errors import ConfigError, Problem
+from gossipfl.transport import keys
+from gossipfl.transport.curve import Keys
+from gossipfl.transport.zeromq import Line, ZeroMQ
+
+#: Bytes of a frame of numbers between machines: heartbeats pass between two of them, on slow lines too.
+CHUNK: Final = 256 * 1024
+#: Seconds until a missing line is told of, and until it is told of again.
+SOON, AGAIN = 3.0, 30.0
+#: Seconds by which this node must have been there before another to stay where the two do not agree, and
+#: seconds in which it looks for someone who does agree.
+FIRST, LOOK = 1.5, 5.0
+#: Seconds that a node stays after its last round for neighbours whose line is down.
+PARTING: Final = 30.0
+#: Seconds between two looks at all this.
+EVERY: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Lan:
+    """What a node needs to know of its own place in the file."""
+
+    node: int
+    names: tuple[str, ...]
+    neighbors: tuple[int, ...]
+    address: str  # where the others reach it; empty: it only dials
+    listen: str  # where it binds; empty: nowhere
+    dials: Mapping[int, str]  # the neighbors that this end dials, and where
+    keys: Keys | None  # None: in plaintext
+    instance: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def line(self, records: Path) -> Line:
+        """How this node's lines are; `records`: the file that watchers read."""
+        return Line(self.keys, records)
+
+    def about(self) -> dict[str, object]:
+        """What is told beside the rest when nodes meet."""
+        return {INSTANCE: self.instance, "chunk": CHUNK}
+
+
+def lan(config: Config, plan: Plan, name: str) -> Lan:
+    """The place of a node. Raises ConfigError: a name or file without a place for it, an edge that neither
+    end can dial, keys that are missing, readable by others, or not the ones in the file."""
+    if not config.node:
+        raise ConfigError(Problem("node", "there are no [[node]] tables", "gossipfl init writes them"))
+    if name not in config.names:
+        known = ", ".join(config.names)
+        raise ConfigError(Problem("--name", f"{name} is not in the file", f"one of {known}"))
+    node, edges = config.names.index(name), plan.edges()
+    problems = [
+        Problem(
+            f"node.{config.names[i]}.address",
+            f"is empty, and so is that of its neighbor {config.names[j]}: neither can dial the other",
+            f"an address for one of them, or a graph without the edge {config.names[i]}–{config.names[j]}",
+        )
+        for i, j in edges
+        if not config.node[i].address and not config.node[j].address
+    ]
+    if problems:
+        raise ConfigError(problems)
+    near = neighbors(edges, node)
+    own = config.node[node]
+    return Lan(
+        node,
+        config.names,
+        near,
+        own.address,
+        _listen(own.bind or own.address) if own.address else "",
+        {j: f"tcp://{config.node[j].address}" for j in near if _dials(config, node, j)},
+        _keys(config, node, near) if config.encrypted else None,
+    )
+
+
+def _dials(config: Config, node: int, peer: int) -> bool:
+    """Does `node` dial `peer`? The end without an address does, otherwise the lower index."""
+    if not config.node[node].address:
+        return True
+    return bool(config.node[peer].address) and node < peer
+
+
+def _listen(address: str) -> str:
+    where = place(address)
+    host = where.host
+    try:
+        if not host.startswith("["):
+            host = str(socket.getaddrinfo(host, where.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        pass  # libzmq says why it cannot be bound
+    return f"tcp://{host}:{where.port}"
+
+
+def _keys(config: Config, node: int, near: tuple[int, ...]) -> Keys:
+    name = config.names[node]
+    path = Path(config.security.keys) / f"{name}.secret"
+    pair = keys.load(path)
+    listed = config.node[node].public_key
+    if listed != key_text(pair.public):
+        wrong = f"is not the one that belongs to {path}"
+        right = (
+            f"{key_text(pair.public)}, in everyone's file; or the secret key that belongs to the one there"
+        )
+        raise ConfigError(Problem(f"node.{name}.public_key", wrong, right))
+    peers = {j: key_bytes(config.node[j].public_key) for j in near}
+    return Keys(pair, peers, frozenset(map(key_bytes, config.security.allow)))
+
+
+class LastWords:
+    """Stands in for the keeper between machines: what a peer's silence says is when it last spoke."""
+
+    address = ""
+
+    def __init__(self, transport: ZeroMQ) -> None:
+        self._transport = transport
+
+    def __enter__(self) -> LastWords:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing was started."""
+
+    def at(self, round: int, *, training: bool) -> None:
+        """Nothing is sent beside the rounds themselves."""
+
+    def follow(self, addresses: dict[int, str]) -> None:
+        """Lines are followed by the transport."""
+
+    def tell(self, peer: int) -> str:
+        """When a peer's last message came, for people."""
+        seconds = self._transport.heard(peer)
+        return "not a word yet" if seconds is None else f"last word {seconds:.1f} s ago"
+
+
+class Abroad:
+    """What a node among machines makes of who comes, goes, and does not agree. `say` takes lines for
+    people."""
+
+    def __init__(self, place: Lan, transport: ZeroMQ, say: Callable[[str], None]) -> None:
+        self._lan, self._transport, self._say = place, transport, say
+        self._name = place.names[place.node]
+        self._since = time.monotonic()
+        self._agreed: set[int] = set()
+        self._disagreed: dict[int, str] = {}
+        self._first = True  # was this node here before whoever does not agree with it?
+        self._told: dict[int, tuple[str, float]] = {}
+        self._missing: tuple[int, ...] | None = None
+
+    def begin(self) -> None:
+        """Say where this node is, and dial whom it has to dial."""
+        self._since = time.monotonic()
+        if self._lan.listen:
+            own = ", ".join(sorted({a for j in self._lan.dials for a in _towards(self._lan.dials[j])}))
+            here = f" (this machine is {own})" if own else ""
+            bound = self._transport.address.removeprefix("tcp://")
+            self._say(f"listens at {bound}; the others reach it at {self._lan.address}{here}")
+        else:
+            self._say("has no address: it only dials out")
+        for peer, address in self._lan.dials.items():
+            self._transport.dial(peer, address)
+
+    def note(self, note: Note) -> None:
+        """Take in, and tell people, what has happened on a line."""
+        peer = note.peer
+        who = self._lan.names[peer] if 0 <= peer < len(self._lan.names) else "a stranger"
+        match note.kind:
+            case "peer_up":
+                self._agreed.add(peer)
+                self._disagreed.pop(peer, None)
+                self._told.pop(peer, None)
+                self._say(f"met {who}")
+            case "peer_down":
+                self._say(f"the line to {who} is down; goes on without it, and takes it up when it is back")
+            case "rejected":
+                self._say(f"rejected {who}: {note.text}")
+            case "refused" if self._disagreed.get(peer) != note.text:
+                if not self._disagreed:
+                    self._first = time.monotonic() - self._since > FIRST
+                self._disagreed[peer] = note.text
+                self._say(f"{who} {note.text}")
+
+    def verdict(self) -> str | None:
+        """Must this node go, because it does not agree with the others? Then why.
+
+        It stays if some neighbor agrees with it, or if it was there first: the others must go then.
+        """
+        if not self._disagreed or self._agreed or self._first:
+            return None
+        everyone = len(self._disagreed) == len(self._lan.neighbors)
+        if not everyone and time.monotonic() - self._since < LOOK:
+            return None
+        return "; ".join(f"{self._lan.names[j]} {text}" for j, text in sorted(self._disagreed.items()))
+
+    def look(self, missing: tuple[int, ...]) -> None:
+        """Say for whom this node waits, and which lines cannot be made, and why."""
+        now = time.monotonic()
+        if missing != self._missing:
+            self._missing = missing
+            if missing:
+                self._say(f"waits for {', '.join(self._awaited(j) for j in missing)}")
+        if now - self._since < SOON:
+            return
+        for peer in missing:
+            text, at = self._told.get(peer, ("", 0.0))
+            found = self._obstacle(peer)
+            if now - at > (AGAIN if found == text else SOON):
+                self._told[peer] = found, now
+                self._say(found)
+
+    def _awaited(self, peer: int) -> str:
+        name = self._lan.names[peer]
+        if peer in self._lan.dials:
+            return f"{name} (dials {_plain(self._lan.dials[peer])})"
+        return f"{name} (which dials {self._lan.address})"
+
+    def _obstacle(self, peer: int) -> str:
+        name = self._lan.names[peer]
+        edge = f"no line {self._name}–{name}"
+        trouble = self._transport.trouble(peer)  # of now; the disagreement may be with one who has gone
+        if peer in self._disagreed and not trouble:
+            return f"{edge}: {name} {self._disagreed[peer]}"
+        if peer not in self._lan.dials:
+            port = place(self._lan.address).port
+            return (
+                f"{edge}: {name} has not come through to {self._lan.address}. Is it running? "
+                f"TCP port {port} must be open on this machine"
+            )
+        address = _plain(self._lan.dials[peer])
+        why = trouble or "no answer yet"
+        return (
+            f"{edge}: {address}: {why}. Is {name} running? "
+            f"TCP port {place(address).port} must be open on its machine"
+        )
+
+
+def _plain(address: str) -> str:
+    return address.removeprefix("tcp://")
+
+
+def _towards(address: str) -> Iterator[str]:
+    """This machine's own address on the way to another; nothing is sent."""
+    where: Place = place(_plain(address))
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((where.host, where.port))
+            yield str(probe.getsockname()[0])
+    except OSError:
+        return

@@ -1,0 +1,209 @@
+"""One node of a swarm across machines, from its file to its end, in this process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import gossipfl
+from gossipfl.config import Config
+from gossipfl.drivers import node as nodes
+from gossipfl.drivers.abroad import Lan, lan
+from gossipfl.drivers.plan import Plan, needs_sizes, plan
+from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
+from gossipfl.learning.workload import Workload, workload
+from gossipfl.records import merge, read, to_json
+
+Say = Callable[[str], None]
+
+_BIND: Final = {
+    errno.EADDRINUSE: ("is taken by another program", "end that program, or another port in everyone's file"),
+    errno.EADDRNOTAVAIL: ("is no address of this machine", 'bind = "0.0.0.0:PORT" to listen everywhere'),
+    errno.ENODEV: ("is no address of this machine", 'bind = "0.0.0.0:PORT" to listen everywhere'),
+    errno.EACCES: ("may not be used", "a port above 1023"),
+}
+
+
+def prepare(config: Config, name: str) -> tuple[Plan, Lan]:
+    """Check all that can be checked without torch. Raises ConfigError."""
+    if needs_sizes(config):
+        wrong = "needs every node's number of samples before the first of them is there"
+        raise ConfigError(Problem("topology.weights", wrong, "give topology.pi, one number a node"))
+    made = plan(config)
+    return made, lan(config, made, name)
+
+
+def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
+    """Be the node until its end; `folder` takes what it leaves, `say` lines for people. Returns its summary.
+
+    Raises ConfigError, Refused, TrainingDiverged, PeerLost, and KeyboardInterrupt when it was stopped.
+    """
+    config, name = made.config, place.names[place.node]
+    (folder / "config.toml").write_text(config.to_toml())
+    for note in made.recipe.notes:
+        say(note)
+    if place.keys is None:
+        say("nothing on its lines is encrypted: whoever is on this network can read and write")
+    load = workload(config, node=place.node)
+    _raise_limits()
+    word: dict[str, Any] = {}
+
+    def hear(said: dict[str, Any]) -> None:
+        if "note" in said:
+            say(str(said["note"]))
+            return
+        if "begun" in said:
+            say("trains")
+        word.update(said)
+
+    with _log(folder), tempfile.TemporaryDirectory(prefix="gossipfl-") as scratch:
+        where = nodes.Place(place.node, folder, Path(scratch), place.listen, "", time.monotonic())
+        try:
+            with _control(hear) as control:
+                nodes.live(made, load, where, control, place)
+        finally:
+            _keep_model(folder, Path(scratch), load, name, place.node)
+            with suppress(OSError):
+                merge(folder)
+    if "begun" not in word:  # nothing has happened that anyone would keep
+        shutil.rmtree(folder, ignore_errors=True)
+    _raise_for(word, name, place)
+    summary = _summary(made, load, place, folder, word)
+    (folder / "summary.json").write_text(json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
+    return summary
+
+
+def _raise_for(word: dict[str, Any], name: str, place: Lan) -> None:
+    if "diverged" in word:
+        raise TrainingDiverged(name, *word["diverged"])
+    if "errno" in word:
+        where = place.listen.removeprefix("tcp://")
+        wrong, right = _BIND.get(int(word["errno"]), (str(word["error"]), "an address of this machine"))
+        raise ConfigError(Problem(f"node.{name}.bind", f"{where} {wrong}", right))
+    if "error" in word:
+        kind = Refused if word.get("refused") else PeerLost if word.get("lost") else GossipError
+        raise kind(str(word["error"]))
+    if "stopped" in word:
+        raise KeyboardInterrupt
+
+
+def _summary(made: Plan, load: Workload, place: Lan, folder: Path, word: dict[str, Any]) -> dict[str, object]:
+    """What `summary.json` says of one node; the figures of the others are theirs to tell."""
+    config, name = made.config, place.names[place.node]
+    evals = [r for r in read(folder / "records" / f"{name}.jsonl") if r.get("kind") == "eval"]
+    value = evals[-1].get(load.headline) if evals else None
+    return {
+        "version": gossipfl.__version__,
+        "node": place.node,
+        "name": name,
+        "nodes": made.n,
+        "names": list(place.names),
+        "rounds": word.get("rounds", 0),
+        "engine": "node",
+        "graph": config.topology.title,
+        "rule": config.algorithm.rule,
+        "exchange": config.algorithm.exchange,
+        "codec": config.wire.codec,
+        "seed": config.swarm.seed,
+        "finished": word.get("rounds", 0) >= word.get("end", 0),
+        "seconds": word.get("ended", 0.0) - word.get("begun", 0.0),
+        "start_seconds": word.get("begun", 0.0),
+        "sent_bytes": word.get("sent_bytes", 0),
+        "metric": load.headline,
+        "higher_is_better": load.higher_is_better,
+        "value": value,
+        "samples": load.sizes[place.node] if load.sizes else 0,
+        "data_hash": load.data_hash,
+        "config_hash": config.digest(),
+    }
+
+
+def _keep_model(folder: Path, scratch: Path, load: Workload, name: str, node: int) -> None:
+    """The node's last parameters as a file that plain PyTorch loads."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    from gossipfl.learning.flat import state_dict
+
+    with suppress(OSError):
+        for path in nodes.parameters_paths(folder, scratch, node):
+            if path.exists():
+                (folder / "models").mkdir(exist_ok=True)
+                x = torch.from_numpy(np.load(path, allow_pickle=False))
+                save_file(state_dict(load.module(x)), folder / "models" / f"{name}.safetensors")
+                break
+    shutil.rmtree(folder / nodes.PARAMETERS, ignore_errors=True)
+
+
+@contextmanager
+def _control(hear: Callable[[dict[str, Any]], None]) -> Iterator[Connection]:
+    """The node's control line: what it says is heard in a thread, and Ctrl-C or SIGTERM tells it to stop; a
+    second one ends it where it is."""
+    ours, theirs = multiprocessing.Pipe()
+    told = False
+
+    def listen() -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                hear(json.loads(ours.recv_bytes()))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            raise KeyboardInterrupt
+        told = True
+        with suppress(OSError):
+            ours.send_bytes(b'{"stop": true}')
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=listen, name="control", daemon=True)
+    thread.start()
+    try:
+        yield theirs
+    finally:
+        theirs.close()
+        thread.join()
+        ours.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[None]:
+    """What is logged goes to log.txt, which is there only if there was anything."""
+    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _raise_limits() -> None:
+    """As many open files as the system grants: strangers that hold connections open must not use them up."""
+    if os.name != "posix":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
