@@ -40,7 +40,7 @@ class AsynchronousNode(Node):
     def train(self) -> None:
         """All local phases. Raises TrainingDiverged with the parameters back at the last one's start."""
         self.begun = self.now
-        self._say({"begun": self.begun})
+        self.say({"begun": self.begun})
         self._complained = time.monotonic()
         self._do(self._walk.begin(self.now))
         while self.rounds < self.machine.rounds and not self._left:

@@ -21,8 +21,9 @@ from typing import Any, Final
 
 import gossipfl
 from gossipfl.config import Config
-from gossipfl.drivers import node as nodes
 from gossipfl.drivers.abroad import Lan, lan
+from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
+from gossipfl.drivers.node import Place
 from gossipfl.drivers.plan import Plan, needs_sizes, plan
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
 from gossipfl.learning.workload import Workload, workload
@@ -71,10 +72,10 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
         word.update(said)
 
     with _log(folder), tempfile.TemporaryDirectory(prefix="gossipfl-") as scratch:
-        where = nodes.Place(place.node, folder, Path(scratch), place.listen, "", time.monotonic())
+        where = Place(place.node, folder, Path(scratch), place.listen, "", time.monotonic())
         try:
             with _control(hear) as control:
-                nodes.live(made, load, where, control, place)
+                live(made, load, where, control, place)
         finally:
             _keep_model(folder, Path(scratch), load, name, place.node)
             with suppress(OSError):
@@ -141,13 +142,13 @@ def _keep_model(folder: Path, scratch: Path, load: Workload, name: str, node: in
     from gossipfl.learning.flat import state_dict
 
     with suppress(OSError):
-        for path in nodes.parameters_paths(folder, scratch, node):
+        for path in parameters_paths(folder, scratch, node):
             if path.exists():
                 (folder / "models").mkdir(exist_ok=True)
                 x = torch.from_numpy(np.load(path, allow_pickle=False))
                 save_file(state_dict(load.module(x)), folder / "models" / f"{name}.safetensors")
                 break
-    shutil.rmtree(folder / nodes.PARAMETERS, ignore_errors=True)
+    shutil.rmtree(folder / PARAMETERS, ignore_errors=True)
 
 
 @contextmanager

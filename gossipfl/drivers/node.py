@@ -7,15 +7,13 @@ a node needs to be told from outside comes over `control`: where the others are,
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,12 +42,8 @@ from gossipfl.learning.workload import Workload
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.wire import Layout, Who
-from gossipfl.transport.zeromq import Unbound, ZeroMQ
+from gossipfl.transport.zeromq import ZeroMQ
 
-log = logging.getLogger(__name__)
-
-#: Folder of the parameters that nodes leave, until the run is summed up.
-PARAMETERS: Final = ".parameters"
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1
 #: Heartbeats without a word from a neighbour until the node says for whom it waits.
@@ -101,7 +95,7 @@ class Node:
             shapes = shapes._replace(chunk=CHUNK)
             self.transport = ZeroMQ(who, shapes, place.listen, heartbeat, lan.line(records))
             self.keeper = LastWords(self.transport)
-            self._abroad = Abroad(lan, self.transport, lambda text: self._say({"note": text}))
+            self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
         self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
         self.begun = self.ended = 0.0
@@ -140,7 +134,7 @@ class Node:
     def meet(self) -> None:
         """Tell where this node is, dial who has to be dialled, and wait until every neighbour that lives is
         there."""
-        self._say({"bound": [self.transport.address, self.keeper.address]})
+        self.say({"bound": [self.transport.address, self.keeper.address]})
         if self._abroad is not None:
             self._abroad.begin()
         timeout = self._plan.config.swarm.start_timeout
@@ -159,7 +153,7 @@ class Node:
     def train(self) -> None:
         """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
         self.begun = self.now
-        self._say({"begun": self.begun})
+        self.say({"begun": self.begun})
         self._do(self.machine.handle(Begin(self._copy()), self.now))
         while self.rounds < self.machine.rounds:
             self._listen()
@@ -276,7 +270,8 @@ class Node:
 
     # ------------------------------------------------------------------ telling
 
-    def _say(self, word: dict[str, object]) -> None:
+    def say(self, word: dict[str, object]) -> None:
+        """Tell whoever started this node, over the control line."""
         try:
             self._control.send_bytes(json.dumps(word).encode())
         except OSError:
@@ -319,89 +314,9 @@ class Node:
             self.recorder.flush()
 
 
-def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None) -> None:
-    """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
-    config = plan.config
-    torch.set_num_threads(config.train.threads)
-    node = _node(plan)(plan, workload, place, control, lan)
-    word: dict[str, object] = {}
-    try:
-        with node:
-            try:
-                node.meet()
-                node.train()
-            finally:
-                _keep(place, node.learner.x)
-            # The result is safe, so it is told before the goodbyes: a node that is killed now has finished.
-            node._say(_account(node))
-            node.leave()
-            if node.moved:
-                _keep(place, node.learner.x)
-                node._say(_account(node))
-    except TrainingDiverged as error:
-        word = {"diverged": [error.round, error.what]}
-    except Stopped:
-        word = {"stopped": True}
-    except (PeerLost, Refused) as error:
-        word = {
-            "error": str(error),
-            "refused": isinstance(error, Refused),
-            "lost": isinstance(error, PeerLost),
-        }
-    except Unbound as error:
-        word = {"error": str(error), "errno": error.errno}
-    except Exception as error:  # the process ends here, and a task's own code may raise anything
-        log.exception("%s: in round %d", config.names[place.node], node.rounds + 1)
-        word = {"error": f"{type(error).__name__}: {error} (in round {node.rounds + 1}; see log.txt)"}
-    if word:
-        with suppress(Stopped):  # there may be nobody left to be told
-            node._say({**_account(node), **word})
-
-
-def _node(plan: Plan) -> type[Node]:
-    if plan.config.algorithm.exchange == "rounds":
-        return Node
-    from gossipfl.drivers.asynchronous import AsynchronousNode  # which is a Node
-
-    return AsynchronousNode
-
-
 def layout(plan: Plan, x: Tensor) -> Layout:
     """What a payload looks like on the wire, of parameters like x [d]."""
     shapes = plan.recipe.packing.shapes(len(x))
     types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
     parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
     return Layout(parts, tuple(shape.below for shape in shapes))
-
-
-def _account(node: Node) -> dict[str, object]:
-    """What a node did, for the summary."""
-    return {
-        "rounds": node.rounds,
-        "end": node.machine.rounds,
-        "sent_bytes": node.transport.sent_bytes,
-        "ended": node.ended or node.now,
-        "unrecorded": node.recorder.failed,
-    }
-
-
-def parameters_paths(folder: Path, scratch: Path, node: int) -> tuple[Path, Path]:
-    """Where a node leaves its last parameters for whoever sums the run up, and where if that is full."""
-    return folder / PARAMETERS / f"{node}.npy", scratch / PARAMETERS / f"{node}.npy"
-
-
-def _keep(place: Place, x: Tensor) -> None:
-    """Write the parameters whole or not at all; a full disk costs the file, never the node."""
-    for path in parameters_paths(place.folder, place.scratch, place.node):
-        part = path.with_suffix(".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                np.save(file, x.detach().cpu().numpy(), allow_pickle=False)
-            part.replace(path)
-        except OSError as error:
-            log.error("%s: %s", path, error.strerror)
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        else:
-            return

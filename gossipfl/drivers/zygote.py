@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gossipfl.config import Config, load_config
 from gossipfl.drivers.keep import save_array, save_models
-from gossipfl.drivers.node import PARAMETERS, Place, live, parameters_paths
+from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
+from gossipfl.drivers.node import Place
 from gossipfl.drivers.outcome import Outcome, summarize
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.errors import ConfigError, GossipError

@@ -1,0 +1,99 @@
+"""A node's process from its first word to its last: what it leaves on disk, and how its end is told."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossipfl.drivers.abroad import Lan
+from gossipfl.drivers.asynchronous import AsynchronousNode
+from gossipfl.drivers.node import Node, Place, Stopped
+from gossipfl.drivers.plan import Plan
+from gossipfl.errors import PeerLost, Refused, TrainingDiverged
+from gossipfl.learning.workload import Workload
+from gossipfl.transport.zeromq import Unbound
+
+log = logging.getLogger(__name__)
+
+#: Folder of the parameters that nodes leave, until the run is summed up.
+PARAMETERS: Final = ".parameters"
+
+
+def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None) -> None:
+    """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
+    config = plan.config
+    torch.set_num_threads(config.train.threads)
+    kind = Node if config.algorithm.exchange == "rounds" else AsynchronousNode
+    node = kind(plan, workload, place, control, lan)
+    word: dict[str, object] = {}
+    try:
+        with node:
+            try:
+                node.meet()
+                node.train()
+            finally:
+                _keep(place, node.learner.x)
+            # The result is safe, so it is told before the goodbyes: a node that is killed now has finished.
+            node.say(_account(node))
+            node.leave()
+            if node.moved:
+                _keep(place, node.learner.x)
+                node.say(_account(node))
+    except TrainingDiverged as error:
+        word = {"diverged": [error.round, error.what]}
+    except Stopped:
+        word = {"stopped": True}
+    except (PeerLost, Refused) as error:
+        word = {
+            "error": str(error),
+            "refused": isinstance(error, Refused),
+            "lost": isinstance(error, PeerLost),
+        }
+    except Unbound as error:
+        word = {"error": str(error), "errno": error.errno}
+    except Exception as error:  # the process ends here, and a task's own code may raise anything
+        log.exception("%s: in round %d", config.names[place.node], node.rounds + 1)
+        word = {"error": f"{type(error).__name__}: {error} (in round {node.rounds + 1}; see log.txt)"}
+    if word:
+        with suppress(Stopped):  # there may be nobody left to be told
+            node.say({**_account(node), **word})
+
+
+def _account(node: Node) -> dict[str, object]:
+    """What a node did, for the summary."""
+    return {
+        "rounds": node.rounds,
+        "end": node.machine.rounds,
+        "sent_bytes": node.transport.sent_bytes,
+        "ended": node.ended or node.now,
+        "unrecorded": node.recorder.failed,
+    }
+
+
+def parameters_paths(folder: Path, scratch: Path, node: int) -> tuple[Path, Path]:
+    """Where a node leaves its last parameters for whoever sums the run up, and where if that is full."""
+    return folder / PARAMETERS / f"{node}.npy", scratch / PARAMETERS / f"{node}.npy"
+
+
+def _keep(place: Place, x: Tensor) -> None:
+    """Write the parameters whole or not at all; a full disk costs the file, never the node."""
+    for path in parameters_paths(place.folder, place.scratch, place.node):
+        part = path.with_suffix(".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                np.save(file, x.detach().cpu().numpy(), allow_pickle=False)
+            part.replace(path)
+        except OSError as error:
+            log.error("%s: %s", path, error.strerror)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        else:
+            return

@@ -1,0 +1,199 @@
+"""The connections that come in, through one ROUTER: nobody until their hello, and gone as soon as that is
+known."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import zmq
+
+from gossipfl.core.events import Event, Note, PeerDown, Received
+from gossipfl.core.exchange.agree import INSTANCE
+from gossipfl.core.messages import Hello, Message, Refuse, Welcome
+from gossipfl.errors import RemoteProtocolError
+from gossipfl.transport.curve import Gate, Keys, Left
+from gossipfl.transport.lookout import Lookout
+from gossipfl.transport.sockets import Socket, Sockets, monitored
+from gossipfl.transport.wire import Decoder, Frames, Layout, Who, encode
+
+
+class Unbound(OSError):
+    """The address to listen at cannot be had."""
+
+
+class Line(NamedTuple):
+    """How lines between machines differ from those inside one: who may speak, and what a frame may hold."""
+
+    keys: Keys | None  # None: everyone may, in plaintext
+    records: Path | None = None  # the file that watchers are given to read
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """A connection that came in: nobody until its hello."""
+
+    decoder: Decoder
+    fd: int
+    peer: int | None = None
+    session: int = -1
+    identity: str = ""  # whose key it is: a node's index, or `watch`
+    instance: object = None  # of the process at the other end
+
+
+class Accepting:
+    """The connections that come in, by route. A context manager: entering binds.
+
+    `heard` is kept: when each peer last sent anything.
+    """
+
+    def __init__(self, sockets: Sockets, layout: Layout, who: Who, heard: dict[int, float]) -> None:
+        self.address = ""
+        self._sockets, self._layout, self._who, self._heard = sockets, layout, who, heard
+        self._keys: Keys | None = None
+        self._gate: Gate | None = None
+        self._lookout: Lookout | None = None
+        self._accepted: dict[bytes, _Accepted] = {}
+        self._routes: dict[tuple[int, int], bytes] = {}
+
+    def open(self, listen: str, line: Line | None) -> None:
+        """Listen at an address (empty: nowhere); line None: inside one machine. Raises Unbound."""
+        self._router = self._sockets.open(zmq.ROUTER, listen)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.BACKLOG, 4096)
+        if line is not None:
+            self._keys = line.keys
+            self._lookout = None if line.records is None else Lookout(line.records)
+            self._gate = Gate(self._sockets.context, line.keys, self._router).__enter__()
+            self._sockets.poller.register(self._gate.news, zmq.POLLIN)
+        else:
+            self._monitor = self._sockets.watch(self._router, zmq.EVENT_DISCONNECTED)
+        self._sockets.poller.register(self._router, zmq.POLLIN)
+        if listen:
+            try:
+                self._router.bind(listen)
+            except zmq.ZMQError as error:
+                raise Unbound(error.errno, error.strerror, listen) from error
+            self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def close(
+        self,
+        linger: int,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """Let go of everyone; linger: milliseconds for what has not left."""
+        if self._gate is not None:
+            self._gate.__exit__(kind, error, trace)
+        else:
+            self._sockets.unwatch(self._router, self._monitor)
+        self._router.close(linger=linger)
+
+    def route(self, peer: int, session: int) -> bytes | None:
+        """Where to send on a session; None: it is over, or this end dialled it."""
+        return self._routes.get((peer, session))
+
+    def send(self, route: bytes, frames: Frames) -> None:
+        """Queue frames. Raises ZMQError: the connection is over."""
+        self._router.send_multipart((route, *frames), zmq.NOBLOCK, copy=False)
+
+    # ------------------------------------------------------------------ watchers
+
+    def due(self) -> float | None:
+        """Seconds until a watcher may be answered; None: none asks."""
+        return None if self._lookout is None else self._lookout.due()
+
+    def answer_watchers(self) -> None:
+        """Give watchers the records that are new."""
+        for route, frames in () if self._lookout is None else self._lookout.answers():
+            with contextlib.suppress(zmq.ZMQError):  # it has gone
+                self._router.send_multipart((route, *frames), zmq.NOBLOCK)
+
+    # ------------------------------------------------------------------ what the poller has seen
+
+    def read(self, ready: Container[Socket]) -> list[Event | Note]:
+        """What has come, if anything has."""
+        events: list[Event | Note] = []
+        if self._router not in ready:
+            return events
+        for route, *frames in self._sockets.frames(self._router):
+            key = route.bytes
+            line = self._accepted.get(key)
+            if line is None:
+                line = self._accepted[key] = _Accepted(Decoder(self._layout), int(frames[0].get(zmq.SRCFD)))
+                if self._keys is not None:
+                    line.identity = str(frames[0].get("User-Id"))
+            if line.peer is not None and (line.peer, line.session) not in self._routes:
+                continue  # a session that is over: discarded unread
+            try:
+                if self._lookout is not None and self._lookout.take(key, [f.bytes for f in frames[:1]]):
+                    continue
+                if line.peer is not None:
+                    self._heard[line.peer] = time.monotonic()
+                done = line.decoder.feed([f.buffer for f in frames])
+                events += self._message(key, line, done)
+            except RemoteProtocolError as error:
+                peer = -1 if line.peer is None else line.peer
+                events.append(Note("rejected", peer, str(error)))
+                if line.peer is not None:
+                    self._routes.pop((line.peer, line.session), None)
+                    events.append(PeerDown(line.peer, line.session))
+                else:
+                    line.peer = -1
+        return events
+
+    def changed(self, ready: Container[Socket]) -> tuple[list[Event | Note], list[Left]]:
+        """What has happened at the door, and the connections that are over but not read."""
+        if self._gate is None:
+            gone = [Left(fd, "") for _, fd in monitored(self._monitor)] if self._monitor in ready else []
+            return [], gone
+        news = self._gate.read() if self._gate.news in ready else []
+        turned = [Note("rejected", -1, said) for said in news if isinstance(said, str)]
+        return [*turned], [left for left in news if isinstance(left, Left)]
+
+    def ended(self, end: Left) -> list[Event | Note]:
+        """A connection is over, and read."""
+        # The system may have given the number to a newer connection: the oldest is meant.
+        key = next((key for key, line in self._accepted.items() if line.fd == end.fd), None)
+        if key is None:
+            told = None if self._gate is None or not end.address else self._gate.stranger(end.address)
+            return [Note("rejected", -1, told)] if told else []
+        line = self._accepted.pop(key)
+        if self._lookout is not None:
+            self._lookout.forget(key)
+        if line.peer is None or self._routes.pop((line.peer, line.session), None) is None:
+            return []
+        return [PeerDown(line.peer, line.session)]
+
+    def _message(
+        self, key: bytes, line: _Accepted, done: tuple[Message, Who | None] | None
+    ) -> list[Event | Note]:
+        if done is None:
+            return []
+        message, who = done
+        if isinstance(message, Hello) and not isinstance(message, Welcome) and who is not None:
+            if line.peer is not None:
+                raise RemoteProtocolError("a second hello on one connection")
+            if line.identity and line.identity != str(who.node):
+                raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity}")
+            line.instance = message.about.get(INSTANCE)
+            if self._doubled(who.node, line):
+                reason = f"has met another node named {who.name}: one of the two must go"
+                self.send(key, next(encode(Refuse(message.session, reason), self._who)))
+                raise RemoteProtocolError(f"a second node named {who.name}")
+            line.peer, line.session = who.node, message.session
+            self._routes[who.node, message.session] = key
+        elif line.peer is None:
+            raise RemoteProtocolError("a message before hello")
+        return [Received(line.peer, line.session, message)]
+
+    def _doubled(self, node: int, line: _Accepted) -> bool:
+        """Is another process connected that says it is this node?"""
+        others = [self._accepted.get(route) for (peer, _), route in self._routes.items() if peer == node]
+        return any(o is not None and o.instance != line.instance for o in others)

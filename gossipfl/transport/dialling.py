@@ -1,0 +1,187 @@
+"""The edges that this end dials: a DEALER each, tried until it stands, and again after each end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import zmq
+
+from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
+from gossipfl.errors import RemoteProtocolError
+from gossipfl.transport.curve import Keys
+from gossipfl.transport.sockets import Socket, Sockets, monitored
+from gossipfl.transport.wire import Decoder, Layout
+
+_CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_STRANGER = "whoever answers there does not hold its key, or speaks another protocol"
+_TROUBLE: Final[Mapping[int, str]] = {
+    zmq.EVENT_CLOSED: "nobody answers there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: _STRANGER,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: _STRANGER,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not list this node's public key",
+}
+#: Seconds until a dial that failed is tried again: from the first to the last, doubling.
+REDIAL: Final = (0.05, 1.0)
+
+
+@dataclass(slots=True)
+class _Dialled:
+    """An edge that this end dials."""
+
+    peer: int
+    address: str
+    trouble: str = ""
+    session: int = 0
+    socket: Socket | None = None
+    monitor: Socket | None = None
+    decoder: Decoder | None = None
+    again_at: float | None = None
+    pause: float = REDIAL[0]
+
+
+class Session(NamedTuple):
+    """A session that this end dialled."""
+
+    peer: int
+    session: int
+
+
+class Dialling:
+    """The edges that this end dials, by peer. `heard` is kept: when each peer last sent anything."""
+
+    def __init__(self, sockets: Sockets, layout: Layout, keys: Keys | None, heard: dict[int, float]) -> None:
+        self._sockets, self._layout, self._keys, self._heard = sockets, layout, keys, heard
+        self._dialled: dict[int, _Dialled] = {}
+
+    def dial(self, peer: int, address: str) -> None:
+        """Open the connection to a peer; tried until it stands."""
+        self._dialled[peer] = _Dialled(peer, address)
+        self._connect(self._dialled[peer])
+
+    def trouble(self, peer: int) -> str:
+        """Why the last dial of a peer failed; empty if it did not, or is not this end's to make."""
+        dialled = self._dialled.get(peer)
+        return "" if dialled is None else dialled.trouble
+
+    def forget(self, peer: int) -> None:
+        """Stop dialling a peer that will not come back."""
+        dialled = self._dialled.get(peer)
+        if dialled is not None and dialled.socket is None:
+            del self._dialled[peer]
+
+    def socket(self, peer: int, session: int) -> Socket | None:
+        """Where to send on a session; None: it is over, or the other end's."""
+        dialled = self._dialled.get(peer)
+        return None if dialled is None or dialled.session != session else dialled.socket
+
+    def redial(self) -> float | None:
+        """Make the redials that are due; seconds until the next one is."""
+        now, waits = time.monotonic(), list[float]()
+        for dialled in [d for d in self._dialled.values() if d.again_at is not None]:
+            assert dialled.again_at is not None
+            if dialled.again_at <= now:
+                self._connect(dialled)
+            else:
+                waits.append(dialled.again_at - now)
+        return min(waits, default=None)
+
+    def close(self, linger: int) -> None:
+        """Hang up everywhere; linger: milliseconds for what has not left."""
+        for dialled in self._dialled.values():
+            self._hang_up(dialled, linger)
+
+    # ------------------------------------------------------------------ what the poller has seen
+
+    def read(self, ready: Container[Socket]) -> list[Event | Note]:
+        """What has come on the sockets that are ready."""
+        events: list[Event | Note] = []
+        for dialled in list(self._dialled.values()):
+            if dialled.socket is not None and dialled.socket in ready:
+                events += self._read(dialled, dialled.socket)
+        return events
+
+    def changed(self, ready: Container[Socket]) -> tuple[list[Event | Note], list[Session]]:
+        """What the monitors that are ready have seen, and the sessions that are over but not read."""
+        events, ending = list[Event | Note](), list[Session]()
+        for dialled in list(self._dialled.values()):
+            if dialled.monitor is None or dialled.monitor not in ready:
+                continue
+            for kind, _ in list(monitored(dialled.monitor)):
+                if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    dialled.trouble = "the line stands, and no welcome has come: it may be in a local phase"
+                    events.append(PeerUp(dialled.peer, dialled.session))
+                    continue
+                if kind in _TROUBLE:
+                    dialled.trouble = _TROUBLE[kind]
+                if kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    events.append(Note("refused", dialled.peer, "does not list this node's public key"))
+                ending.append(Session(dialled.peer, dialled.session))
+        return events, ending
+
+    def ended(self, end: Session) -> list[Event | Note]:
+        """A session is over, and read."""
+        dialled = self._dialled.get(end.peer)
+        if dialled is None or dialled.socket is None or dialled.session != end.session:
+            return []
+        self._retry_later(dialled)
+        return [PeerDown(end.peer, end.session)]
+
+    def _read(self, dialled: _Dialled, socket: Socket) -> list[Event | Note]:
+        events: list[Event | Note] = []
+        assert dialled.decoder is not None
+        for frames in self._sockets.frames(socket):
+            try:
+                done = dialled.decoder.feed([f.buffer for f in frames])
+                if done is not None and done[1] is not None and done[1].node != dialled.peer:
+                    raise RemoteProtocolError(
+                        f"node {done[1].node} answers where node {dialled.peer} was dialled"
+                    )
+            except RemoteProtocolError as error:
+                events += [
+                    Note("rejected", dialled.peer, str(error)),
+                    PeerDown(dialled.peer, dialled.session),
+                ]
+                self._retry_later(dialled)
+                return events
+            self._heard[dialled.peer] = time.monotonic()
+            if done is not None:
+                dialled.pause, dialled.trouble = REDIAL[0], ""
+                events.append(Received(dialled.peer, dialled.session, done[0]))
+        return events
+
+    # ------------------------------------------------------------------ connections
+
+    def _connect(self, dialled: _Dialled) -> None:
+        socket = self._sockets.open(zmq.DEALER, dialled.address)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a new connection is a new session, so it is made here
+        dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout), None
+        dialled.session += 1
+        dialled.monitor = self._sockets.watch(socket, _CLOSED | _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._sockets.poller.register(socket, zmq.POLLIN)
+        if self._keys is not None:
+            self._keys.dial(socket, self._keys.peers[dialled.peer])
+        try:
+            socket.connect(dialled.address)
+        except zmq.ZMQError as error:
+            dialled.trouble = f"{dialled.address} is no address ({error.strerror})"
+            self._retry_later(dialled)
+
+    def _hang_up(self, dialled: _Dialled, linger: int = 0) -> None:
+        if dialled.socket is not None and dialled.monitor is not None:
+            self._sockets.poller.unregister(dialled.socket)
+            self._sockets.unwatch(dialled.socket, dialled.monitor)
+            dialled.socket.close(linger=linger)
+            dialled.socket = dialled.monitor = dialled.decoder = None
+
+    def _retry_later(self, dialled: _Dialled) -> None:
+        self._hang_up(dialled)
+        dialled.again_at = time.monotonic() + dialled.pause
+        dialled.pause = min(2 * dialled.pause, REDIAL[1])

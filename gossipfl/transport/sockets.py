@@ -1,0 +1,83 @@
+"""ZeroMQ sockets as the lines of a node need them: with limits, heartbeats and monitors, on one poller."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from gossipfl.transport.curve import HANDSHAKE
+
+Socket = zmq.Socket[bytes]
+
+#: Bytes that the system may hold back on a line between machines.
+SEND_BUFFER = 512 * 1024
+
+
+class Limits(NamedTuple):
+    """What holds for every line of a node."""
+
+    chunk: int  # bytes of a frame of numbers at most
+    heartbeat: float  # seconds between two ZMTP pings; 0: none
+    abroad: bool  # do lines leave this machine?
+
+
+class Sockets:
+    """The sockets of one node, each with its limits, and the poller that waits for all of them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.context: zmq.Context[Socket] = zmq.Context()
+        self.poller = zmq.Poller()
+        self.received_bytes = 0
+
+    def open(self, kind: int, address: str) -> Socket:
+        """A socket for an address; it is neither bound nor connected."""
+        chunk, heartbeat, abroad = self.limits
+        socket: Socket = self.context.socket(kind)
+        socket.setsockopt(zmq.SNDHWM, 0)  # the protocol bounds what is under way: two payloads an edge
+        socket.setsockopt(zmq.MAXMSGSIZE, chunk + 1024)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        if heartbeat > 0:
+            socket.setsockopt(zmq.HEARTBEAT_IVL, int(heartbeat * 1000))
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(heartbeat * 3000))
+        if abroad:
+            # What waits in the system's buffer delays the heartbeats behind it: on a slow line, too long.
+            socket.setsockopt(zmq.SNDBUF, SEND_BUFFER)
+            socket.setsockopt(zmq.IPV6, "[" in address)
+            socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
+            socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE)
+        return socket
+
+    def watch(self, socket: Socket, events: int) -> Socket:
+        """The monitor of a socket, on the poller too."""
+        monitor: Socket = socket.get_monitor_socket(events)
+        self.poller.register(monitor, zmq.POLLIN)
+        return monitor
+
+    def unwatch(self, socket: Socket, monitor: Socket) -> None:
+        """The reverse."""
+        self.poller.unregister(monitor)
+        socket.disable_monitor()
+        monitor.close(linger=0)
+
+    def frames(self, socket: Socket) -> Iterator[list[zmq.Frame]]:
+        """The messages that are there, each as its frames."""
+        while True:
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self.received_bytes += sum(len(f) for f in frames)
+            yield frames
+
+
+def monitored(monitor: Socket) -> Iterator[tuple[int, int]]:
+    """The events that a monitor has seen: kind and value."""
+    with contextlib.suppress(zmq.Again):
+        while True:
+            event = recv_monitor_message(monitor, zmq.NOBLOCK)
+            yield int(event["event"]), int(event["value"])
