@@ -11,11 +11,16 @@ At most one exchange is in flight at a node: while its own ask is, it declines o
 declined asks another neighbour, each at most once after a local phase. Where two nodes ask each other, the
 lower one's ask counts and the other's is void. An exchange counts at both ends or at neither also when a line
 breaks: an answer is kept, and given again if the asker comes back without it.
+
+A reply has one local phase to come in. Where it is not there by then, the asker stands still for it once,
+SLICE seconds at most, and trains on. So a node whose phases are shorter than the way to its neighbour and
+back still meets it every other phase or so, and a neighbour that is slow, or hangs, costs it no more than
+that an ask.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gossipfl import draw
 from gossipfl.core.events import (
@@ -55,6 +60,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: Seconds that a late reply is waited for: some turns of a busy core.
+SLICE: Final = 0.02
+
+
 class Pairwise:
     """A node's machine; it asks after every `every`-th local phase."""
 
@@ -67,6 +76,8 @@ class Pairwise:
         self._tried: set[int] = set()  # asked since the last local phase
         self._x: Tensor | None = None
         self._training = False
+        self._until: float | None = None  # it stands still for a reply until then
+        self._stood = False  # ... and has done so for this ask
 
     # ------------------------------------------------------------------ what a driver asks
 
@@ -75,7 +86,7 @@ class Pairwise:
             case Received():
                 effects = self._received(event)
             case Trained():
-                effects = self._trained()
+                effects = self._trained(now)
             case Begin(x):
                 self._x, self._training = x, True
                 effects = [Train()]
@@ -88,13 +99,15 @@ class Pairwise:
             case Halt():
                 effects = self.lines.halt()
             case Tick():
-                return []
+                effects = self._go_on()
             case Stepped():
                 raise LocalProtocolError("Stepped: in pairwise the end of a local phase is Trained")
+        if self._until is not None and self.asking is None:
+            effects += self._go_on()
         return effects + self._leave()
 
     def deadline(self) -> float | None:
-        return None
+        return self._until
 
     @property
     def phases(self) -> int:
@@ -116,14 +129,25 @@ class Pairwise:
 
     # ------------------------------------------------------------------ asking
 
-    def _trained(self) -> list[Effect]:
+    def _trained(self, now: float) -> list[Effect]:
         if not self._training:
             raise LocalProtocolError("Trained: no local phase was under way")
         self._training = False
         self.lines.phases += 1
+        self._until = now
+        if self.asking is None or self._stood or self.lines.over():
+            return self._go_on()
+        self._until, self._stood = now + SLICE, True
+        return []
+
+    def _go_on(self) -> list[Effect]:
+        """Ask, if it is time and nobody is being asked, and train."""
+        if self._until is None:
+            return []
+        self._until = None
         effects: list[Effect] = []
-        self._tried.clear()
         if self.phases % self._every == 0 and self.asking is None:
+            self._tried.clear()
             effects += self._ask()
         if not self.lines.over():
             self._training = True
@@ -138,6 +162,7 @@ class Pairwise:
         drawn = int(draw.bits(self._post.seed, Purpose.PEER, self._post.node, self._number))
         line = self.lines.by_peer[free[drawn % len(free)]]
         line.asked, self.asking = Kept(self._number, (self._x.clone(),)), line.peer
+        self._stood = self._until is not None
         self._tried.add(line.peer)
         assert line.session is not None
         return [Send(line.peer, line.session, Ask(*line.asked))]
