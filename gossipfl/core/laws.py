@@ -15,6 +15,7 @@ from gossipfl.core.codecs import Codec
 from gossipfl.core.rules.base import Part, Rule
 from gossipfl.errors import Problem
 from gossipfl.topology import Graph, Mixing, Schedule
+from gossipfl.topology.spectrum import rho
 
 #: What the names in a rule's `needs` mean, in a few words.
 NEEDS: Final[Mapping[str, str]] = {
@@ -130,6 +131,8 @@ def check_graph(name: str, rule: Rule, schedule: Schedule, first: Mixing, found:
     if "column-stochastic" in needs and not conserves:
         why = f"{name} needs columns of W that sum to 1, so that no mass is lost"
         found.broken(WEIGHTS, why, "column-stochastic, or rule dpsgd on these weights")
+    if rule.sends and not needs & {"column-stochastic", "tree"}:
+        _check_means(name, needs, first, found)
     if "tree" in needs and not _is_tree(schedule):
         why = f"{name} relays sums along a tree, and this graph has cycles, or directions, or changes"
         found.broken(GRAPH, why, "tree, path or star with algorithm.every = 1, or rule dpsgd")
@@ -141,6 +144,16 @@ def check_graph(name: str, rule: Rule, schedule: Schedule, first: Mixing, found:
         found.notes.append(
             "gradient: models drift apart on every graph but complete; dpsgd averages the models too"
         )
+
+
+def _check_means(name: str, needs: frozenset[str], first: Mixing, found: Findings) -> None:
+    """Rows are weights of means; and where some are negative, differences between nodes may grow."""
+    if not first.row_stochastic:
+        why = f"{name} takes means, and the rows of W do not sum to 1"
+        found.broken(WEIGHTS, why, "metropolis or uniform, or rule push-sum on column-stochastic weights")
+    elif needs and first.matrix.data.min() < 0 and (largest := rho(first)) > 1 + 1e-9:
+        why = f"an eigenvalue of W is {largest:.4f} in size, so differences between nodes grow in every round"
+        found.broken(WEIGHTS, why, "metropolis, best-constant, or weights whose rho is below 1")
 
 
 def _conserves(schedule: Schedule) -> bool:
