@@ -40,8 +40,8 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
       gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first
     """
     from gossipfl.cli.frame import note_line
-    from gossipfl.cli.options import run_folder
     from gossipfl.config import load_config
+    from gossipfl.drivers.folder import run_folder
     from gossipfl.drivers.naming import node_name
 
     loaded = load_config(config, settings)

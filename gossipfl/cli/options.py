@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from gossipfl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from gossipfl.config import Config
@@ -89,44 +85,3 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(decorators):
         run = decorate(run)
     return run
-
-
-@contextmanager
-def run_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """A new or empty folder for a run; taken away again if the run fails before it leaves anything.
-
-    Nothing is ever overwritten: raises ConfigError where `out` is in use.
-    """
-    path = out
-    try:
-        path = _default_folder(name) if out is None else _chosen_folder(out)
-        yield path
-    except BaseException:
-        if path is not None and path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        raise
-
-
-def _default_folder(name: str) -> Path:
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
-        path = Path("runs", stem + suffix)
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            if not path.exists():  # it is `runs` that is no folder
-                raise
-            continue
-        return path
-    raise ConfigError(Problem("--out", f"runs/{stem} and its like are taken", "choose a folder with --out"))
-
-
-def _chosen_folder(path: Path) -> Path:
-    if path.exists() and not path.is_dir():
-        raise ConfigError(Problem("--out", f"{path} is a file", "choose another --out, or remove it"))
-    if path.is_dir() and any(path.iterdir()):
-        raise ConfigError(
-            Problem("--out", f"{path} exists and is not empty", "choose another --out, or remove it")
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    return path

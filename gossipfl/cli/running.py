@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from gossipfl.cli.frame import note_line
-from gossipfl.cli.options import Common, run_folder
+from gossipfl.cli.options import Common
+from gossipfl.drivers.folder import run_folder
 from gossipfl.errors import PeerLost, TrainingDiverged
 from gossipfl.records import to_json
 

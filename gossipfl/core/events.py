@@ -77,11 +77,16 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """This node makes no more rounds; the others go on without it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has reached the machine's deadline."""
 
 
-Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Tick
+Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Leave | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,8 @@ class Abroad:
                 self._disagreed.pop(peer, None)
                 self._told.pop(peer, None)
                 self._say(f"met {who}")
+            case "peer_down" if note.text:
+                self._say(f"{who} {note.text}; goes on without it")
             case "peer_down":
                 self._say(f"the line to {who} is down; goes on without it, and takes it up when it is back")
             case "rejected":

@@ -39,13 +39,16 @@ class AsynchronousNode(Node):
 
     def train(self) -> None:
         """All local phases. Raises TrainingDiverged with the parameters back at the last one's start."""
+        self._begin()
+        while self.rounds < self.machine.rounds and not self._left:
+            self._step()
+        self.ended = self.now
+
+    def _begin(self) -> None:
         self.begun = self.now
         self.say({"begun": self.begun})
         self._complained = time.monotonic()
         self._do(self._walk.begin(self.now))
-        while self.rounds < self.machine.rounds and not self._left:
-            self._step()
-        self.ended = self.now
 
     def leave(self) -> None:
         """Answer the neighbours until they have made their local phases too."""

@@ -39,12 +39,12 @@ _BIND: Final = {
 }
 
 
-def prepare(config: Config, name: str) -> tuple[Plan, Lan]:
-    """Check all that can be checked without torch. Raises ConfigError."""
+def prepare(config: Config, name: str, plain: int = 0) -> tuple[Plan, Lan]:
+    """Check all that can be checked without torch; `plain` as in `plan`. Raises ConfigError."""
     if needs_sizes(config):
         wrong = "needs every node's number of samples before the first of them is there"
         raise ConfigError(Problem("topology.weights", wrong, "give topology.pi, one number a node"))
-    made = plan(config)
+    made = plan(config, plain=plain)
     return made, lan(config, made, name)
 
 
@@ -60,6 +60,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
     if place.keys is None:
         say("nothing on its lines is encrypted: whoever is on this network can read and write")
     load = workload(config, node=place.node)
+    made = plan(config, plain=load.plain)
     _raise_limits()
     word: dict[str, Any] = {}
 

@@ -14,16 +14,24 @@ from gossipfl.errors import ConfigError, Problem
 RANKS: Final = ("RANK", "SLURM_PROCID")
 
 
-def node_name(config: Config, given: str | None, environment: Mapping[str, str], hostname: str = "") -> str:
+def node_name(
+    config: Config,
+    given: str | None,
+    environment: Mapping[str, str],
+    hostname: str = "",
+    *,
+    argument: str = "--name",
+) -> str:
     """The name of this process's node: `given`, else `GOSSIPFL_NODE`, else the node whose index torchrun
     (RANK) or Slurm (SLURM_PROCID) sets, else, in a Kubernetes StatefulSet, the one whose name or index the
     host's name ends with.
 
-    hostname: empty for this machine's. Raises ConfigError: none of these, or no such node.
+    hostname: empty for this machine's; argument: what `given` is called where it is given. Raises
+    ConfigError: none of these, or no such node.
     """
     named = given or environment.get("GOSSIPFL_NODE")
     if named:
-        return _known(config, named, "--name" if given else "GOSSIPFL_NODE")
+        return _known(config, named, argument if given else "GOSSIPFL_NODE")
     for variable in RANKS:
         if environment.get(variable, "").isdecimal():
             return _indexed(config, int(environment[variable]), variable)
@@ -34,8 +42,8 @@ def node_name(config: Config, given: str | None, environment: Mapping[str, str],
         ordinal = re.search(r"-(\d+)$", host)
         if ordinal:
             return _indexed(config, int(ordinal[1]), f"the host's name, {host},")
-    right = f"--name or GOSSIPFL_NODE, one of {', '.join(config.names)}"
-    raise ConfigError(Problem("--name", "nobody says which node this is", right))
+    right = f"{argument} or GOSSIPFL_NODE, one of {', '.join(config.names)}"
+    raise ConfigError(Problem(argument, "nobody says which node this is", right))
 
 
 def _known(config: Config, name: str, key: str) -> str:

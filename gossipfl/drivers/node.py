@@ -152,13 +152,16 @@ class Node:
 
     def train(self) -> None:
         """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
-        self.begun = self.now
-        self.say({"begun": self.begun})
-        self._do(self.machine.handle(Begin(self._copy()), self.now))
+        self._begin()
         while self.rounds < self.machine.rounds:
             self._listen()
             self._round(self.rounds)
         self.ended = self.now
+
+    def _begin(self) -> None:
+        self.begun = self.now
+        self.say({"begun": self.begun})
+        self._do(self.machine.handle(Begin(self._copy()), self.now))
 
     def leave(self) -> None:
         """Stay until the neighbours have all they were sent."""
@@ -185,12 +188,15 @@ class Node:
         self.keeper.at(round + 1, training=True)
         t0 = time.monotonic()
         phase = self.learner.phase(round)
-        train_s = time.monotonic() - t0
+        self._exchange(x, phase, time.monotonic() - t0)
+
+    def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
+        """Close the round whose local phase, from x [d] on, is done."""
         what = wrong(phase, self.learner.vector)
         if what is not None:
             self.learner.load(x)
-            raise TrainingDiverged(self._name, round + 1, what)
-        self.keeper.at(round + 1, training=False)
+            raise TrainingDiverged(self._name, self.rounds + 1, what)
+        self.keeper.at(self.rounds + 1, training=False)
         self._wait_s = self._mix_s = 0.0
         self._handle(Stepped(x, self._copy(), phase.ratio))
         self._complained = time.monotonic()
@@ -305,7 +311,7 @@ class Node:
         swarm = self._plan.config.swarm
         evaluated = due(self.rounds, swarm.eval_every, self.machine.rounds)
         values = eval_fields(self.learner, self._seed) if evaluated else {}
-        if evaluated:
+        if values:
             self.recorder.write("eval", round=self.rounds, time=self.now, **values)
         if self._vigil is not None and self._vigil.enough(self.now - self.begun, values):
             self._handle(Halt(self._plan.end_of(self._place.node, self.rounds)))

@@ -21,9 +21,10 @@ from click.testing import CliRunner, Result
 from gossipfl import __version__
 from gossipfl.cli import main
 from gossipfl.cli.frame import Frame
-from gossipfl.cli.options import Common, run_folder
+from gossipfl.cli.options import Common
 from gossipfl.cli.running import Watch, closing_lines, run
 from gossipfl.config import Config, load_config
+from gossipfl.drivers.folder import run_folder
 from gossipfl.errors import (
     ConfigError,
     GossipError,

@@ -290,3 +290,9 @@ def test_a_line_that_cannot_be_made_is_named_within_seconds_with_address_and_por
     assert len(told) == 2
     assert "127.0.0.1:2: nobody answers there" in told[0] and "TCP port 2" in told[0]
     assert "c has not come through to 127.0.0.1:1" in told[1] and "TCP port 1" in told[1]
+
+
+def test_data_are_compared_where_both_tell_of_them() -> None:
+    assert differs({"data": "a"}, {"data": "b"}) == "has data = a, you have b"
+    assert differs({"data": "a"}, {}) is None
+    assert differs({}, {"data": "a"}) is None

@@ -13,6 +13,7 @@ from gossipfl.core.events import (
     Begin,
     Effect,
     Finished,
+    Leave,
     Note,
     PeerDown,
     PeerUp,
@@ -253,3 +254,57 @@ def test_an_acknowledgement_beyond_what_was_sent_is_not_believed() -> None:
     edge.emit(0, (vector(1.0),), 0.5)
     edge.receive(Nothing(0, 1000))
     assert edge.acked == 0
+
+
+def test_a_node_that_leaves_says_goodbye_and_stays_until_what_it_sent_is_counted() -> None:
+    # given a node that has closed a round and trains on
+    m = begun(machine())
+    told(m, 0, Data(0, -1, (vector(1.0),)))
+    told(m, 2, Data(0, -1, (vector(1.0),)))
+    assert adopted(m.handle(Stepped(vector(0.0), vector(1.0)), 0.0)) is not None
+    # when it leaves
+    effects = m.handle(Leave(), 0.0)
+    # then both are told, and it goes when both have counted its payload
+    assert sends(effects) == [(0, Nothing(LAST, 0)), (2, Nothing(LAST, 0))]
+    assert Finished() not in effects
+    assert Finished() not in told(m, 0, Nothing(1, 0))
+    assert Finished() in told(m, 2, Nothing(1, 0))
+    assert (m.rounds, m.handle(Leave(), 0.0)) == (1, [])
+
+
+def test_a_node_that_leaves_while_a_round_is_open_acknowledges_what_it_will_not_count() -> None:
+    # given a node whose payload is out, and one neighbor's is here
+    m = begun(machine())
+    m.handle(Stepped(vector(0.0), vector(3.0)), 0.0)
+    told(m, 0, Data(0, -1, (vector(1.0),)))
+    # when it leaves, then nothing is adopted or shifted, and the neighbor need not keep its payload
+    effects = m.handle(Leave(), 0.0)
+    assert not any(isinstance(e, Adopt | Shift) for e in effects)
+    assert (0, Nothing(LAST, 0)) in sends(effects)
+    assert Finished() in told(m, 0, Nothing(LAST, 0)) + told(m, 2, Nothing(LAST, 0))
+
+
+def test_a_neighbor_that_leaves_before_the_end_is_noted_once_and_not_waited_for() -> None:
+    # given a node that waits for two
+    m = begun(machine())
+    m.handle(Stepped(vector(0.0), vector(3.0)), 0.0)
+    told(m, 0, Data(0, -1, (vector(3.0),)))
+    # when one says goodbye, and closes its line
+    effects = told(m, 2, Nothing(LAST, -1))
+    closing = m.handle(PeerDown(2, 1), 0.0)
+    # then the round closes without it
+    closed = adopted(effects)
+    assert closed is not None
+    assert closed.counted == (0,)
+    assert [(e.kind, e.peer, e.text) for e in effects if isinstance(e, Note) and e.kind == "peer_down"] == [
+        ("peer_down", 2, "has left")
+    ]
+    assert closing == []
+
+
+def test_a_goodbye_after_the_last_round_is_no_news() -> None:
+    m = begun(machine(rounds=1))
+    m.handle(Stepped(vector(0.0), vector(3.0)), 0.0)
+    told(m, 0, Data(0, -1, (vector(3.0),)))
+    told(m, 2, Data(0, -1, (vector(3.0),)))
+    assert not any(isinstance(e, Note) for e in told(m, 2, Nothing(LAST, 0)))

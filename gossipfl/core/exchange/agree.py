@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 
 #: Told in a greeting, and not compared: which process speaks.
 INSTANCE = "instance"
+#: Told in a greeting, and compared where both ends tell it: a loop of somebody's own does not show its data.
+DATA = "data"
 #: Between two parameters in `parameters`.
 BETWEEN = "; "
 
@@ -18,7 +20,7 @@ def differs(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str | N
     """
     for key in _order({*mine, *theirs} - {INSTANCE}):
         one, other = mine.get(key), theirs.get(key)
-        if one == other:
+        if one == other or (key == DATA and None in (one, other)):
             continue
         if key == "parameters":
             return _parameter(str(one), str(other))

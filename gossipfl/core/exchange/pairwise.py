@@ -29,6 +29,7 @@ from gossipfl.core.events import (
     Event,
     Finished,
     Halt,
+    Leave,
     Note,
     PeerDown,
     PeerUp,
@@ -100,6 +101,8 @@ class Pairwise:
                 effects = self.lines.halt()
             case Tick():
                 effects = self._go_on()
+            case Leave():
+                raise LocalProtocolError("Leave: in pairwise a node leaves by closing its lines")
             case Stepped():
                 raise LocalProtocolError("Stepped: in pairwise the end of a local phase is Trained")
         if self._until is not None and self.asking is None:

@@ -27,6 +27,7 @@ from gossipfl.core.events import (
     Event,
     Finished,
     Halt,
+    Leave,
     Note,
     PeerDown,
     PeerUp,
@@ -123,6 +124,8 @@ class Push:
                 effects, _ = self.lines.down(event)
             case Halt():
                 effects = self.lines.halt()
+            case Leave():
+                raise LocalProtocolError("Leave: in push a node leaves by closing its lines")
             case Stepped():
                 raise LocalProtocolError("Stepped: in push the end of a local phase is Trained")
         effects += self._go_on()

@@ -25,6 +25,7 @@ from gossipfl.core.events import (
     Event,
     Finished,
     Halt,
+    Leave,
     Note,
     PeerDown,
     PeerUp,
@@ -58,6 +59,10 @@ from gossipfl.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+#: What is told of a neighbour that has said goodbye before the last round.
+LEFT = "has left"
 
 
 class Phase(Enum):
@@ -97,6 +102,7 @@ class Rounds:
         self._after: Tensor | None = None
         self._own = Own()
         self._turn = Turn(0, 1.0)
+        self._parted = False  # has this node left while the others go on?
         self._last: tuple[State, Intake] = ((), Intake(Row(0, ()), {}))  # what the last round was made of
 
     # ------------------------------------------------------------------ what a driver asks
@@ -115,6 +121,8 @@ class Rounds:
                 return self._begin(x)
             case Halt(round):
                 return self._halt(round)
+            case Leave():
+                return self._part()
             case Tick():
                 return []
             case Trained():
@@ -258,6 +266,14 @@ class Rounds:
             e for edge in self.edges.values() if edge.peer != heard_from for e in self._to(edge, Stop(round))
         ]
 
+    def _part(self) -> list[Effect]:
+        """Leave before the others do. What a neighbor has sent and this node has not counted is acknowledged,
+        and lost: it has no next round to be taken up in."""
+        if self.phase in (Phase.LEAVING, Phase.LEFT):
+            return []
+        self._rounds, self._parted, self.phase = self.round, True, Phase.LEAVING
+        return [*self._goodbyes(), *self._leave()]
+
     def _goodbyes(self) -> list[Effect]:
         effects: list[Effect] = []
         for edge in self.edges.values():
@@ -270,7 +286,7 @@ class Rounds:
         effects: list[Effect] = []
         late: list[Flow] = []
         for edge in self.edges.values():
-            late += [self._late(flow) for flow in edge.settle(LAST)]
+            late += [self._late(flow) for flow in edge.settle(LAST) if not self._parted]
             before = edge.counted
             edge.release(LAST)
             if before < edge.counted < LAST:
@@ -318,10 +334,14 @@ class Rounds:
             case Data() | Nothing() as message:
                 if edge is None or edge.session != event.session or not edge.up:
                     return []  # a superseded session is discarded unread
+                done = edge.done
                 edge.receive(message)
                 if self.phase is Phase.LEAVING:
                     return self._leave()
-                return self._close_if_ready()
+                # a last word before the last round: the others go on
+                left = edge.done and not done and self.round + 1 < self.rounds
+                note: list[Effect] = [Note("peer_down", edge.peer, LEFT)] if left else []
+                return note + self._close_if_ready()
             case Stop(round):
                 return self._halt(round, event.peer)
             case Ask() | Answer() | Decline() | Push():
