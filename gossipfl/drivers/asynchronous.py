@@ -78,8 +78,11 @@ class AsynchronousNode(Node):
         t0 = time.monotonic()
         phase = self._walk.step()
         self._phase_s += time.monotonic() - t0
-        if phase is None:
-            return
+        if phase is not None:
+            self._close(phase)
+
+    def _close(self, phase: Phase) -> None:
+        """A local phase is done."""
         what = wrong(phase, self.learner.vector)
         if what is not None:
             self.learner.load(self._before)
@@ -119,7 +122,8 @@ class AsynchronousNode(Node):
 
     def _evaluate(self) -> dict[str, object]:
         values = eval_fields(self.learner, self._seed)
-        self.recorder.write("eval", round=self.rounds, time=self.now, **values)
+        if values:
+            self.recorder.write("eval", round=self.rounds, time=self.now, **values)
         return values
 
     def _tell_phase(self, phase: Phase, seconds: float) -> None:
