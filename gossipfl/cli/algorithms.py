@@ -42,7 +42,9 @@ def algorithms(as_json: bool) -> None:
     def show(title: str, columns: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for column in columns:
-            table.add_column(column, justify="right" if column in ("bytes", "memory") else "left")
+            number = column in ("bytes", "memory")
+            table.add_column(column, justify="right" if number else "left")
+        table.columns[0].min_width = max(len(line[0]) for line in lines)  # names are never cut
         for line in lines:
             table.add_row(*line)
         console.print(table)

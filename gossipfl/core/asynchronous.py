@@ -15,7 +15,8 @@ from gossipfl.topology import Schedule
 #: The rule of each asynchronous exchange.
 RULE_OF: Final[Mapping[str, str]] = {"pairwise": "dpsgd", "push": "gossip-learning"}
 
-_DEFAULTS: Final[Mapping[str, int | str]] = {
+#: The keys of gossip-learning.
+DEFAULTS: Final[Mapping[str, int | str]] = {
     "variant": VARIANTS[0],
     "account": Account().name,
     "capacity": Account().capacity,
@@ -44,7 +45,7 @@ def recipe(exchange: str, name: str, params: Mapping[str, object], schedule: Sch
     elif exchange == "pairwise" and not schedule.mixing(0).symmetric:
         why = "pairwise needs a symmetric mixing matrix: both ends of an edge take the mean of the two"
         problems.append(Problem("topology.weights", why, "metropolis, on an undirected graph"))
-    resolved = {**(_DEFAULTS if right == "gossip-learning" else {}), **params}
+    resolved = {**(DEFAULTS if right == "gossip-learning" else {}), **params}
     if name == right:
         problems += _own_keys(resolved, right)
     if problems:
@@ -77,7 +78,7 @@ def account(params: Mapping[str, object]) -> Account:
 
 
 def _own_keys(params: Mapping[str, object], rule: str) -> list[Problem]:
-    known = _DEFAULTS if rule == RULE_OF["push"] else {}
+    known = DEFAULTS if rule == RULE_OF["push"] else {}
     problems = []
     for key, value in params.items():
         where = f"algorithm.{key}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from gossipfl.core import asynchronous
 from gossipfl.core.aggregate import AGGREGATES
 from gossipfl.core.codecs import CODECS, Packing, codec
 from gossipfl.core.laws import NEEDS
@@ -65,6 +66,10 @@ def rules() -> list[Row]:
         if name == "d2":
             keys = {"lazy": "by W", **keys}
         found.append(Row(name, entry.line, needs, round(sent, 3), round(kept, 3), keys, entry.source))
+    line = "merge what comes, weighed by age, then train; nobody waits"
+    source = "Ormandi et al. 2013; Hegedus et al. 2021"
+    needs = ("exchange push", "a static graph")
+    found.append(Row(asynchronous.RULE_OF["push"], line, needs, 1, 1, asynchronous.DEFAULTS, source))
     return found
 
 

@@ -25,7 +25,7 @@ def test_everything_that_can_be_chosen_is_listed() -> None:
     found = listed()
 
     names = {kind: [entry["name"] for entry in entries] for kind, entries in found.items()}
-    assert names["rules"] == list(RULES)
+    assert names["rules"] == [*RULES, "gossip-learning"]
     assert names["codecs"] == list(CODECS)
     assert names["aggregates"] == list(AGGREGATES)
     assert names["exchanges"] == ["rounds", "pairwise", "push"]
@@ -50,11 +50,13 @@ def test_needs_are_said_in_words() -> None:
 
 
 def test_the_table_names_every_rule_and_its_source() -> None:
-    result = CliRunner().invoke(main, ["algorithms"], env={"COLUMNS": "200"})
+    wide, narrow = (CliRunner().invoke(main, ["algorithms"], env={"COLUMNS": n}) for n in ("200", "80"))
 
-    assert result.exit_code == 0
-    assert all(name in result.stdout for name in RULES)
-    assert "Koloskova et al. 2019" in result.stdout
+    assert wide.exit_code == narrow.exit_code == 0
+    for name in [*RULES, "gossip-learning"]:
+        assert name in wide.stdout
+        assert name in narrow.stdout, "a name is never cut"
+    assert "Koloskova et al. 2019" in wide.stdout
 
 
 def test_torch_is_not_loaded() -> None:
