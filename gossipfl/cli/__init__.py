@@ -20,6 +20,7 @@ main = Frame(
         "watch": "Attach to what runs; detach at will.",
         "keys": "Make a node's key pair; show a public key.",
         "init": "Write a config, for one machine or for many.",
+        "bench": "Measure this machine: figures beside their limits.",
         "report": "Write the report of one run, or compare several.",
     }
 )

@@ -322,6 +322,7 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     load = workload(config)
     made = plan(config, load.sizes, load.plain)
     _warm(load)
+    tell({"ready": time.monotonic() - job["epoch"]})
     with Nursery(made, load, (folder, scratch), job["epoch"], tell) as nursery:
         outcome = nursery.watch()
     if nursery.interrupted:

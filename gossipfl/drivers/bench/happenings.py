@@ -1,0 +1,110 @@
+"""Events a second of the event engine, beside a bare heap with a toy machine.
+
+The work: nodes that train nothing and average vectors. An event is the end of a local phase or the arrival of
+a payload. The limit has no sessions, no faults, no records, and its machine only counts who has arrived.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gossipfl.config import load_config
+from gossipfl.drivers import virtual
+from gossipfl.drivers.bench.turns import Pace, Row, Say, Watch, ratios, turns
+from gossipfl.drivers.plan import neighbors, plan
+from gossipfl.learning.workload import workload
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured."""
+
+    nodes: int = 1000
+    graph: str = "regular:4"
+    parameters: int = 1000
+    rounds: int = 10
+    turns: int = 3
+
+
+def toy(near: list[tuple[int, ...]], rounds: int) -> int:
+    """Runs all rounds on a heap; how many events that took."""
+    n = len(near)
+    heap: list[tuple[float, int, int, int]] = []  # time, order, node, round of a payload or -1
+    order = 0
+    at = [0] * n  # a node's round
+    arrived: list[dict[int, int]] = [{} for _ in range(n)]
+    stepped = [False] * n
+    for node in range(n):
+        order += 1
+        heapq.heappush(heap, (0.01, order, node, -1))
+    events = 0
+    while heap:
+        now, _, node, round = heapq.heappop(heap)
+        events += 1
+        if round < 0:
+            stepped[node] = True
+            for peer in near[node]:
+                order += 1
+                heapq.heappush(heap, (now + 0.001, order, peer, at[node]))
+        else:
+            arrived[node][round] = arrived[node].get(round, 0) + 1
+        if stepped[node] and arrived[node].get(at[node], 0) == len(near[node]):
+            arrived[node].pop(at[node], None)
+            stepped[node] = False
+            at[node] += 1
+            if at[node] < rounds:
+                order += 1
+                heapq.heappush(heap, (now + 0.01, order, node, -1))
+    return events
+
+
+def measure(case: Case, say: Say) -> Row:
+    """Both figures and their ratio. Raises ConfigError for a graph that is none."""
+    config = load_config(
+        {
+            "swarm": {"nodes": case.nodes, "rounds": case.rounds, "eval_every": case.rounds},
+            "topology": {"graph": case.graph},
+            "train": {"task": "consensus", "device": "cpu"},
+            "task": {"dimension": case.parameters},
+        }
+    )
+    load = workload(config)
+    made = plan(config, load.sizes)
+    edges = made.edges()
+    near = [neighbors(edges, node) for node in range(case.nodes)]
+    events = toy(near, case.rounds)  # a phase's end and a payload an arc, each round: of both the same
+
+    def timed(run: Callable[[], object]) -> Callable[[], Pace]:
+        def rate() -> Pace:
+            begun = Watch()
+            run()
+            return begun.pace(events)
+
+        return rate
+
+    def engine() -> object:
+        return virtual.run(made, load, lambda record: None)
+
+    said = f"events of {case.nodes} nodes"
+    threads = torch.get_num_threads()
+    try:
+        found = turns(
+            {"engine": timed(engine), "toy": timed(lambda: toy(near, case.rounds))},
+            case.turns,
+            lambda text: say(f"{said}: {text}"),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "what": "events",
+        "nodes": case.nodes,
+        "topology": case.graph,
+        "parameters": case.parameters,
+        "rounds": case.rounds,
+        "turns": case.turns,
+        **ratios(found["engine"], found["toy"], "events_per_second"),
+    }

@@ -1,0 +1,127 @@
+"""Real processes beside what the machine can do: the rows about sockets, memory and start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from gossipfl.config import Config, load_config
+from gossipfl.drivers.bench import nodes
+from gossipfl.drivers.bench.limits import bare_rounds, copied_bytes, plain_step, training_rounds
+from gossipfl.drivers.bench.tasks import hidden
+from gossipfl.drivers.bench.turns import MB, Pace, Row, Say, load, ratios, rounded
+from gossipfl.drivers.machine import machine
+from gossipfl.drivers.plan import plan
+
+BATCH: Final = 8
+SECONDS: Final = 0.9  # of bare rounds in a turn
+SHARE: Final = 5  # the nodes make so much fewer of them: they take longer
+LEARNING: Final = ("rounds_per_second", "limit_rounds_per_second", "ratio")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured. rounds: of a turn; 0: as many as bare processes make in about a second."""
+
+    nodes: int = 8
+    graph: str = "ring"
+    parameters: int = 50_000
+    rounds: int = 0
+    transport: str = "auto"
+    turns: int = 3
+
+
+def measure(case: Case, say: Say) -> Row:
+    """All figures of a case, one object. Raises ConfigError for a graph that is none."""
+    transport = "ipc" if case.transport == "auto" else case.transport
+    edges = plan(_config(case, transport, 1)).edges()
+    size = 4 * case.parameters
+
+    def bare(rounds: int) -> Pace:
+        return bare_rounds(case.nodes, edges, size, transport, rounds)
+
+    say("bare processes")
+    bare_count = case.rounds or _rounds(bare)
+    rounds = case.rounds or max(8, bare_count // SHARE)
+    exchange = _config(case, transport, rounds)
+    units = hidden(case.parameters)
+    training = _config(case, transport, rounds, units)
+    plain: list[nodes.Run] = []
+    trained: list[nodes.Run] = []
+    limits: list[Pace] = []
+    bounds: list[Pace] = []
+    for turn in range(case.turns):
+        said = f"turn {turn + 1} of {case.turns}, {rounds} rounds"
+        say(f"{said}: bare processes")
+        limits.append(bare(bare_count))
+        say(f"{said}: nodes that train nothing")
+        plain.append(nodes.run(exchange))
+        say(f"{said}: nodes that train")
+        trained.append(nodes.run(training, measured=False))
+        bounds.append(Pace(training_rounds(case.nodes, plain_step(units, BATCH), limits[-1].wall)))
+    learning = ratios([Pace(run.rounds_per_second) for run in trained], bounds, "rounds_per_second")
+    sent = median(run.sent_bytes_per_round for run in plain)
+    return {
+        "engine": "nodes",
+        "transport": transport,
+        "nodes": case.nodes,
+        "topology": case.graph,
+        "parameters": case.parameters,
+        "rounds": rounds,
+        "turns": case.turns,
+        **ratios([_pace(run) for run in plain], limits, "rounds_per_second"),
+        **{f"training_{key}": learning[key] for key in LEARNING},
+        "training_parameters": 75 * units + 10,
+        "training_batch": BATCH,
+        "mb_per_second_node": rounded(sent * median(run.rounds_per_second for run in plain) / MB),
+        "start_seconds": rounded(median(run.start_seconds for run in plain)),
+        "start_seconds_after_ready": rounded(median(run.start_seconds_after_ready for run in plain)),
+        "private_mb_node": _median(plain, lambda r: r.memory and r.memory.private / MB),
+        "pss_mb_node": _median(plain, lambda r: r.memory and r.memory.proportional / MB),
+        "cpu_seconds_round": _median(plain, lambda r: r.cpu_seconds_round),
+        "limit_cpu_seconds_round": rounded(median(1 / pace.cpu for pace in limits)),
+        "context_switches_round": _median(plain, lambda r: r.switches_round),
+        "copy_gb_per_second": rounded(copied_bytes(max(size, 2**20)) / 1e9),
+        "machine": machine(),
+        "load": load(),
+    }
+
+
+def _config(case: Case, transport: str, rounds: int, units: int = 0) -> Config:
+    task: dict[str, object] = {"units": units} if units else {"dimension": case.parameters}
+    return load_config(
+        {
+            "swarm": {"name": "bench", "nodes": case.nodes, "rounds": rounds, "eval_every": rounds},
+            "topology": {"graph": case.graph},
+            "train": {
+                "task": "gossipfl.drivers.bench.tasks:perceptron" if units else "consensus",
+                "batch": BATCH,
+                "lr": 0.01,
+                "device": "cpu",
+            },
+            "task": task,
+            "data": {"partition": "iid"},
+            "wire": {"transport": transport},
+        }
+    )
+
+
+def _pace(run: nodes.Run) -> Pace:
+    return Pace(run.rounds_per_second, 1 / run.cpu_seconds_round if run.cpu_seconds_round else 0.0)
+
+
+def _rounds(bare: Callable[[int], Pace]) -> int:
+    """Rounds that bare processes make in about `SECONDS`."""
+    guess = 4
+    while True:
+        rate = bare(guess).wall
+        if guess / rate > SECONDS / 6 or guess > 1000:
+            return max(8, round(rate * SECONDS))
+        guess *= 8
+
+
+def _median(runs: list[nodes.Run], take: Callable[[nodes.Run], float | None]) -> float | None:
+    found = [value for run in runs if (value := take(run)) is not None]
+    return rounded(median(found)) if found else None

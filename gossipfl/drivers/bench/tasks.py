@@ -1,0 +1,26 @@
+"""The task that `gossipfl bench` trains: digits, with as many parameters as asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from gossipfl.learning.task import Task
+from gossipfl.learning.tasks.digits import digits
+
+UNITS = 75  # parameters a hidden unit has: 64 weights in, a bias, 10 weights out
+
+
+def hidden(parameters: int) -> int:
+    """Hidden units of the perceptron whose size comes nearest to so many parameters, at least one."""
+    return max(1, round((parameters - 10) / UNITS))
+
+
+def perceptron(units: int) -> Task:
+    """digits with 64-`units`-10; 64 units: the task as it comes."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, units), nn.ReLU(), nn.Linear(units, 10))
+
+    return replace(digits(), model=model)
