@@ -63,7 +63,8 @@ def simulate(
     """Run without processes or sockets. `task` stands in for what the config names; `out`: a new folder for
     the run's files (None: nothing is written).
 
-    Raises ConfigError (all mistakes at once) and TrainingDiverged.
+    Raises ConfigError (all mistakes at once), TrainingDiverged, and PeerLost (in the event engine's network
+    every node went away for good).
     """
     from gossipfl.drivers import keep, vector, virtual
     from gossipfl.drivers.outcome import summarize
@@ -99,6 +100,8 @@ def simulate(
     result = _finish(loaded, summary, kept, outcome.x.numpy(), saving, outcome.diverged)
     for text in result.unsaved:
         watch.note(text)
+    if outcome.lost and not summary["nodes_finished"]:
+        raise PeerLost("every node was lost: all went away, and none comes back (network.trace)")
     return result
 
 

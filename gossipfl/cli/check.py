@@ -35,6 +35,7 @@ def check(common: Common, schema: bool) -> None:
         return
     config = common.load()
     found = resolve(config)
+    _check_network(config)
     if common.json:
         recipe = {"rule": found.name, "keys": dict(found.params), "notes": list(found.notes)}
         click.echo(json.dumps({"config": config.to_dict(), "digest": config.digest(), "recipe": recipe}))
@@ -42,6 +43,15 @@ def check(common: Common, schema: bool) -> None:
         click.echo(config.to_toml())
         for line in recipe_lines(config, found):
             click.echo(f"# {line}")
+
+
+def _check_network(config: Config) -> None:
+    """Raises ConfigError for files of `[network]` that are missing or broken."""
+    from gossipfl.drivers.absences import Absences
+    from gossipfl.drivers.network import Network
+
+    Network(config)
+    Absences(config)
 
 
 def resolve(config: Config) -> Recipe:

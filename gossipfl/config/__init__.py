@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gossipfl.config.load import Overrides, Source, load_config
 from gossipfl.config.model import Config, json_schema
-from gossipfl.config.sections import Algorithm, Data, Network, Swarm, Topology, Train, Wire
+from gossipfl.config.network import Network
+from gossipfl.config.sections import Algorithm, Data, Swarm, Topology, Train, Wire
 
 __all__ = [
     "Algorithm",

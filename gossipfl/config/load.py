@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from gossipfl.config.lan import as_table
 from gossipfl.config.model import Config
 from gossipfl.config.named import fill_in
+from gossipfl.config.presets import apply, forget
 from gossipfl.config.problems import combination_problems, field_of, invalid, key_problems
 from gossipfl.errors import ConfigError, Problem
 
@@ -37,7 +38,12 @@ def load_config(source: Source = None, overrides: Overrides = None) -> Config:
     data = data or {}
     if "node" in data:
         data["node"] = as_table(data["node"])
-    for key, value in _settings(overrides, problems):
+    settings = _settings(overrides, problems)
+    if any(_chooses_preset(key, value) for key, value in settings) and isinstance(
+        table := data.get("network"), dict
+    ):
+        forget(table)
+    for key, value in settings:
         _put(data, key, value, problems)
     config, found = _validate(data, combinations=readable)
     problems += found
@@ -102,6 +108,10 @@ def _settings(overrides: Overrides, problems: list[Problem]) -> list[tuple[str, 
         else:
             found.append((key, _parse(key, value.strip(), problems)))
     return found
+
+
+def _chooses_preset(key: str, value: object) -> bool:
+    return key == "network.preset" or (key == "network" and isinstance(value, dict) and "preset" in value)
 
 
 def _parse(key: str, text: str, problems: list[Problem]) -> object:
@@ -169,6 +179,8 @@ def _put(data: dict[str, object], key: str, value: object, problems: list[Proble
 
 def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, list[Problem]]:
     fill_in(data)
+    if isinstance(network := data.get("network"), dict):
+        apply(network)
     problems = list(key_problems(data))
     if data.get("node") and isinstance(swarm := data.setdefault("swarm", {}), dict):
         swarm.setdefault("nodes", len(data["node"]) if isinstance(data["node"], list | dict) else 1)

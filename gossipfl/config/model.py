@@ -9,10 +9,10 @@ from functools import lru_cache
 from pydantic import Field
 
 from gossipfl.config.lan import MOST, Peers, Security, place
+from gossipfl.config.network import Network
 from gossipfl.config.sections import (
     Algorithm,
     Data,
-    Network,
     OpenSection,
     Section,
     Stop,

@@ -182,6 +182,7 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
     if beyond:
         right = f"node indices are 0 to {config.swarm.nodes - 1}"
         yield frozenset({"network.slow"}), Problem("network.slow", f"there is no node {beyond[0]}", right)
+    yield from _absence_problems(config)
     if algorithm.replay and algorithm.exchange == "rounds":
         involved = frozenset({"algorithm.replay", "algorithm.exchange"})
         wrong = "is set, and rounds repeat themselves: the same config gives the same bits"
@@ -196,6 +197,20 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         yield involved, Problem("data.file", 'is empty while data.partition is "file"', right)
     yield from lan_problems(config)
     yield from _optimizer_problems(config)
+
+
+def _absence_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
+    network = config.network
+    involved = frozenset({"network.uptime", "network.downtime", "network.trace"})
+    if network.trace and (network.uptime or network.downtime):
+        wrong = "is set beside network.uptime and downtime"
+        yield involved, Problem("network.trace", wrong, "one of the two: a trace, or how long sessions are")
+    elif network.uptime and not network.downtime:
+        wrong = "is 0, and network.uptime lets nodes go away"
+        yield involved, Problem("network.downtime", wrong, "how long they are away, such as 60.0")
+    elif network.downtime and not network.uptime:
+        wrong = "is 0, and network.downtime is set"
+        yield involved, Problem("network.uptime", wrong, "how long nodes stay, such as 600.0")
 
 
 def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:

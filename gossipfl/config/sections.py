@@ -99,10 +99,6 @@ Period = Annotated[
     AfterValidator(_spell),
     Expected('a number above 0 (of the node\'s own local phases), or seconds such as "0.2s"'),
 ]
-Slow = Annotated[
-    dict[str, Annotated[float, Field(gt=0)]],
-    Expected("node = FACTOR by node index, such as {3 = 10.0}"),
-]
 Patterns = Annotated[
     tuple[str, ...],
     BeforeValidator(_tuple),
@@ -355,26 +351,4 @@ class Wire(Section):
     )
     heartbeat: float = Field(
         1.0, gt=0, description="Seconds between two signs of life that a node sends its neighbors."
-    )
-
-
-class Network(Section):
-    """The network that the event engine pretends, in virtual seconds; other engines ignore it."""
-
-    latency: float = Field(
-        0.001, ge=0, description="Virtual seconds a message takes over an edge.", json_schema_extra=LOCAL
-    )
-    jitter: float = Field(
-        0.0,
-        ge=0,
-        description="Virtual seconds at most that a message takes longer, uniformly drawn from the seed.",
-        json_schema_extra=LOCAL,
-    )
-    compute: float = Field(
-        0.01, ge=0, description="Virtual seconds that a local optimizer step takes.", json_schema_extra=LOCAL
-    )
-    slow: Slow = Field(
-        default_factory=dict,
-        description="Stragglers: node index = how many times longer its steps take.",
-        json_schema_extra=LOCAL,
     )

@@ -111,6 +111,15 @@ def neighbors(edges: list[tuple[int, int]], node: int) -> tuple[int, ...]:
     return tuple(sorted({i + j - node for i, j in edges if node in (i, j)}))
 
 
+def neighbors_of_all(edges: list[tuple[int, int]], n: int) -> list[tuple[int, ...]]:
+    """What `neighbors` gives for every node."""
+    near: list[list[int]] = [[] for _ in range(n)]
+    for i, j in edges:
+        near[i].append(j)
+        near[j].append(i)
+    return [tuple(sorted(found)) for found in near]
+
+
 def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -> Plan:
     """Build graph and rule and check that they fit.
 

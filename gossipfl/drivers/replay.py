@@ -29,7 +29,7 @@ from gossipfl.learning.workload import Workload
 from gossipfl.records import number, read
 
 if TYPE_CHECKING:
-    from gossipfl.drivers.virtual import Watch
+    from gossipfl.drivers.world import Watch
 
 #: Keys (and tables) that may differ from the recorded run's: they change no bit of a replay.
 FREE: Final = frozenset(

@@ -19,7 +19,7 @@ from gossipfl.drivers.mixer import departure
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria, due, finite, wrong
-from gossipfl.drivers.virtual import Watch
+from gossipfl.drivers.world import Watch
 from gossipfl.learning.crew import Crew
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload

@@ -6,8 +6,7 @@ only time is pretended (`drivers.network`). Asynchronous exchanges have an engin
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,178 +16,156 @@ from gossipfl.core.events import (
     Begin,
     Effect,
     Event,
+    Finished,
     Halt,
     Note,
-    PeerUp,
     Received,
     Send,
     Shift,
     Stepped,
 )
 from gossipfl.core.exchange.rounds import Rounds
-from gossipfl.core.messages import Data
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers import replay, virtual_asynchronous
 from gossipfl.drivers.figures import Gathering
-from gossipfl.drivers.network import Network
 from gossipfl.drivers.outcome import Outcome
-from gossipfl.drivers.plan import Plan, neighbors
+from gossipfl.drivers.plan import Plan, neighbors_of_all
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
+from gossipfl.drivers.world import Traveller, Watch, World
 from gossipfl.errors import GossipError
 from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Workload
-from gossipfl.records import Record
-
-Watch = Callable[[Record], None]
 
 
 @dataclass(slots=True)
-class _Node:
+class _Node(Traveller):
     """A node and where it is in virtual time."""
 
-    machine: Rounds
-    learner: Learner
-    vigil: Vigil | None = None
+    machine: Rounds = field(kw_only=True)
+    learner: Learner = field(kw_only=True)
+    vigil: Vigil | None = field(kw_only=True)
     phase: Phase = field(default=Phase(0.0, 1.0, 0))
     stepped_at: float = 0.0
     train_s: float = 0.0
-    sent_bytes: int = 0
-    sent_messages: int = 0  # payloads
-    received_bytes: int = 0
-    told: tuple[int, int] = (0, 0)  # bytes sent and received when the last round was recorded
     rounds: int = 0
 
 
-@dataclass(order=True, slots=True)
-class _Due:
-    """Something that happens at a virtual time; ties in the order they were put."""
-
-    at: float
-    order: int
-    node: int = field(compare=False)
-    event: Event | None = field(compare=False)  # None: the local phase ends
-
-
-class Simulation:
+class Simulation(World):
     """One run of the event engine."""
 
     def __init__(self, plan: Plan, workload: Workload, watch: Watch) -> None:
-        self._plan, self._watch = plan, watch
-        self._network = Network(plan.config)
-        self._heap: list[_Due] = []
-        self._order = 0
+        super().__init__(plan, watch)
         self._diverged: tuple[int, int, str] | None = None
-        self._begun = 0.0
-        edges = plan.edges()
-        self._edges = edges
+        self._end = 0.0  # when the last round so far was over
         model = [("x", (workload.d,), plan.config.train.dtype)]
         about = plan.about(tuple(model), workload.data_hash)
         self._criteria = criteria(plan.config, workload)
         self._gathering = Gathering(workload, plan.n)
-        self._nodes = [self._node(i, workload.learner(i), about) for i in range(plan.n)]
+        near = neighbors_of_all(plan.edges(), plan.n)
+        self._nodes = [self._node(i, near[i], workload.learner(i), about) for i in range(plan.n)]
 
-    def _node(self, i: int, learner: Learner, about: Mapping[str, object]) -> _Node:
-        plan = self._plan
-        near, terms = neighbors(self._edges, i), plan.recipe.terms(learner.validate)
+    def _node(self, i: int, near: tuple[int, ...], learner: Learner, about: Mapping[str, object]) -> _Node:
+        plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
         machine = Rounds(plan.recipe.rule, plan.rows(i), near, plan.rounds, about, terms)
-        return _Node(machine, learner, Vigil(self._criteria) if self._criteria else None)
+        vigil = Vigil(self._criteria) if self._criteria else None
+        return _Node(machine=machine, learner=learner, vigil=vigil)
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
-        for i, j in self._edges:
-            self._put(0.0, i, PeerUp(j, 1))
+        self.dial_all()
         begun = 0.0
-        while self._heap and any(n.machine.missing() for n in self._nodes):
-            begun = self._pop()
+        while self.going and any(n.machine.missing() for n in self._nodes):
+            begun = self.pop()
+        self._end = begun
+        self.begin_absences(begun)
         for i, node in enumerate(self._nodes):
             x = node.learner.vector.clone()
             self._apply(i, node.machine.handle(Begin(x), begun), begun)
             self._train(i, begun)
-        end = begun
-        self._begun = begun
-        while self._heap and self._diverged is None:
-            end = self._pop()
-        stuck = next((i for i, n in enumerate(self._nodes) if n.rounds < n.machine.rounds), None)
+        while self.going and self._diverged is None:
+            self.pop()
+        unmade = [i for i, n in enumerate(self._nodes) if n.rounds < n.machine.rounds]
+        stuck = next((i for i in unmade if not self._nodes[i].lost), None)
         if self._diverged is None and stuck is not None:
             raise GossipError(
                 f"node {stuck} waits for {self._nodes[stuck].machine.silent()}, and nothing is under way"
             )
+        lost = tuple(i for i in unmade if self._nodes[i].lost)
         return Outcome(
             engine="events",
             x=torch.stack([n.learner.x.detach().clone() for n in self._nodes]),
-            present=(True,) * self._plan.n,
+            present=tuple(i not in lost for i in range(self.plan.n)),
             rounds=tuple(n.rounds for n in self._nodes),
             sent_bytes=tuple(n.sent_bytes for n in self._nodes),
             sent_messages=tuple(n.sent_messages for n in self._nodes),
-            lost=(),
-            seconds=end - begun,
+            lost=lost,
+            seconds=self._end - begun,
             start_seconds=begun,
             diverged=self._diverged,
             end=min(n.machine.rounds for n in self._nodes),
         )
 
-    # ------------------------------------------------------------------ virtual time
-
-    def _put(self, at: float, node: int, event: Event | None) -> None:
-        self._order += 1
-        heapq.heappush(self._heap, _Due(at, self._order, node, event))
-
-    def _pop(self) -> float:
-        due_now = heapq.heappop(self._heap)
-        if due_now.event is None:
-            self._stepped(due_now.node, due_now.at)
-        else:
-            node = self._nodes[due_now.node]
-            if isinstance(due_now.event, Received):
-                node.received_bytes += _size(due_now.event.message)
-            self._apply(due_now.node, node.machine.handle(due_now.event, due_now.at), due_now.at)
-        return due_now.at
-
     # ------------------------------------------------------------------ a node
+
+    def traveller(self, node: int) -> Traveller:
+        return self._nodes[node]
+
+    def missing(self, node: int) -> tuple[int, ...]:
+        return self._nodes[node].machine.missing()
+
+    def hear(self, node: int, event: Event, now: float) -> None:
+        found = self._nodes[node]
+        if type(event) is Received:
+            found.received_bytes += self.size(event.message)
+        self._apply(node, found.machine.handle(event, now), now)
 
     def _train(self, i: int, now: float) -> None:
         """Start the local phase of node i's round."""
         node = self._nodes[i]
-        steps = max(1, self._plan.config.algorithm.local_steps)
-        node.train_s = self._network.compute(i, steps) + self._network.hiccup(i, node.rounds)
-        self._put(now + node.train_s, i, None)
+        steps = max(1, self.plan.config.algorithm.local_steps)
+        node.train_s = self.network.compute(i, node.rounds, steps) + self.network.hiccup(i, node.rounds)
+        self.step(i, now, node.train_s)
 
-    def _stepped(self, i: int, now: float) -> None:
-        node = self._nodes[i]
-        x = node.learner.vector.clone()
-        node.phase = node.learner.phase(node.rounds)
-        what = wrong(node.phase, node.learner.vector)
+    def ended(self, node: int, now: float) -> None:
+        found = self._nodes[node]
+        x = found.learner.vector.clone()
+        found.phase = found.learner.phase(found.rounds)
+        what = wrong(found.phase, found.learner.vector)
         if what is not None:
-            node.learner.load(x)
-            self._diverged = (i, node.rounds + 1, what)
+            found.learner.load(x)
+            self._diverged = (node, found.rounds + 1, what)
             return
-        node.stepped_at = now
-        after = node.learner.vector.clone()
-        self._apply(i, node.machine.handle(Stepped(x, after, node.phase.ratio), now), now)
+        found.stepped_at = now
+        after = found.learner.vector.clone()
+        self._apply(node, found.machine.handle(Stepped(x, after, found.phase.ratio), now), now)
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
-        node = self._nodes[i]
         for effect in effects:
             match effect:
-                case Send(peer, session, message):
-                    node.sent_bytes += _size(message)
-                    node.sent_messages += isinstance(message, Data)
-                    at = self._network.arrival(i, peer, now, self._order)
-                    self._put(at, peer, Received(i, session, message))
+                case Send():
+                    self.send(i, effect, now)
                 case Adopt():
                     self._adopt(i, effect, now)
                 case Shift(delta):
-                    node.learner.load(node.learner.vector + delta)
-                case Note(kind, peer, text, round):
-                    if kind in ("skip", "correction", "rejected", "refused"):
-                        self._tell(i, kind, round + 1, now, peer=peer, text=text)
-                case _:
-                    pass
+                    learner = self._nodes[i].learner
+                    learner.load(learner.vector + delta)
+                case Note():
+                    self._note(i, effect, now)
+                case Finished():
+                    self.finished(i)
+
+    def _note(self, i: int, note: Note, now: float) -> None:
+        known = ("skip", "correction", "rejected", "refused", "peer_down")
+        if note.kind in known or (note.kind == "peer_up" and self.absences.any and now > self.begun):
+            self._tell(
+                i, note.kind, note.round + 1 or self._nodes[i].rounds, now, peer=note.peer, text=note.text
+            )
 
     def _adopt(self, i: int, adopt: Adopt, now: float) -> None:
         node = self._nodes[i]
         node.learner.load(adopt.x)
         node.rounds += 1
+        self._end = max(self._end, now)
         fields = round_fields(adopt, node.phase, len(adopt.counted))
         sent, received = node.sent_bytes - node.told[0], node.received_bytes - node.told[1]
         node.told = (node.sent_bytes, node.received_bytes)
@@ -204,27 +181,25 @@ class Simulation:
             sent_bytes=sent,
             received_bytes=received,
         )
-        swarm = self._plan.config.swarm
+        swarm = self.plan.config.swarm
         values: dict[str, object] = {}
         if due(node.rounds, swarm.eval_every, node.machine.rounds):
             values = eval_fields(node.learner, swarm.seed)
             together = self._gathering.add(node.rounds, node.learner.x)
             self._tell(i, "eval", node.rounds, now, **values, **together)
-        if node.vigil is not None and node.vigil.enough(now - self._begun, values):
-            self._apply(i, node.machine.handle(Halt(self._plan.end_of(i, node.rounds)), now), now)
+        if node.vigil is not None and node.vigil.enough(now - self.begun, values):
+            self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, node.rounds)), now), now)
         if node.rounds < node.machine.rounds:
             self._train(i, now)
+        else:
+            self.parting(i, now)
+
+    def tell(self, node: int, kind: str, now: float, **fields: object) -> None:
+        self._tell(node, kind, self._nodes[node].rounds, now, **fields)
 
     def _tell(self, i: int, kind: str, round: int, now: float, **fields: object) -> None:
-        name = self._plan.config.names[i]
-        self._watch({"node": i, "name": name, "round": round, "time": now, "kind": kind, **fields})
-
-
-def _size(message: object) -> int:
-    """Bytes of payload in a message (headers are not counted in virtual time)."""
-    if isinstance(message, Data):
-        return sum(t.numel() * t.element_size() for t in message.payload)
-    return 0
+        name = self.plan.config.names[i]
+        self.watch({"node": i, "name": name, "round": round, "time": now, "kind": kind, **fields})
 
 
 @torch.enable_grad()  # whoever calls may be inside no_grad

@@ -382,10 +382,14 @@ def test_the_callers_mapping_is_left_alone() -> None:
 @pytest.mark.parametrize("key", sorted(LOCAL_KEYS - {"train.device"}))
 def test_a_machines_own_keys_do_not_change_the_digest(key: str) -> None:
     values = {"data.path": "x", "security.keys": "x", "algorithm.replay": "x", "network.slow": {"3": 7.0}}
-    source = {"algorithm": {"exchange": "pairwise"}}  # in which all of them have a meaning
-    value = {**values, "swarm.tensorboard": True, "swarm.writer": "mine:writer"}.get(key, 7)
+    values |= {"swarm.tensorboard": True, "swarm.writer": "mine:writer", "network.preset": "mobile"}
+    values |= {"network.loss": 0.1, "network.stragglers": 0.5, "network.trace": "a.csv"}
+    # a config in which all of them have a meaning
+    source: dict[str, dict[str, object]] = {"algorithm": {"exchange": "pairwise"}}
+    if key in ("network.uptime", "network.downtime"):
+        source["network"] = {"uptime": 5, "downtime": 5}
 
-    assert load_config(source, {key: value}).digest() == load_config(source).digest()
+    assert load_config(source, {key: values.get(key, 7)}).digest() == load_config(source).digest()
 
 
 def test_the_documented_local_keys_are_local() -> None:
