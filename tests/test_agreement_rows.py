@@ -43,6 +43,7 @@ CASES = [
     Case("choco", "ring", 8, {"wire.codec": "topk:2"}, real=("quadratic", "float32", "ipc")),
     Case("choco", "torus:3x3", 9, {"wire.codec": "topk:0.3"}, real=("digits", "float64", "tcp")),
     Case("choco", "star", 6),
+    Case("choco", "ring", 8, {"algorithm.per_link": False, "wire.codec": "topk:3"}),
     Case("dpsgd", "ring", 8, {"wire.codec": "topk:0.3"}, real=("digits", "float32", "tcp")),
     Case("dpsgd", "ring", 6, {"wire.codec": "own:halves"}, real=("quadratic", "float64", "ipc")),
     Case("gradient-tracking", "ring", 8, {"wire.codec": "topk:3"}),

@@ -101,7 +101,7 @@ def smallest_eigenvalue(mixing: Mixing) -> float:
 
 def only_averages(rule: Rule) -> bool:
     """Is x+ nothing but a mean of what nodes hold (or x itself), so that any number may ride in x?"""
-    return not rule.sends or rule.per_link or sends_models(rule)
+    return not rule.sends or "tree" in rule.needs or sends_models(rule)
 
 
 def sends_models(rule: Rule) -> bool:

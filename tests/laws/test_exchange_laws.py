@@ -33,7 +33,7 @@ from gossipfl.core.events import (
 from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.rounds import Phase, Rounds
 from gossipfl.core.messages import Message
-from gossipfl.core.rules import averaging
+from gossipfl.core.rules import averaging, sums
 from gossipfl.core.rules.base import Rule
 from gossipfl.topology import schedule
 
@@ -60,8 +60,8 @@ class Line:
 class World:
     """Machines, lines, and a die."""
 
-    def __init__(self, graph: str, seed: int, rule: Rule, cuts: int) -> None:
-        self.die, self.cuts = random.Random(seed), cuts
+    def __init__(self, graph: str, seed: int, rule: Rule, cuts: int, tail: int = TAIL) -> None:
+        self.die, self.cuts, self.rounds = random.Random(seed), cuts, ROUNDS + tail
         family, n = GRAPHS[graph]
         made = schedule(family, n).mixing(0)
         rows = [
@@ -69,7 +69,7 @@ class World:
             for i in range(n)
         ]
         self.machines = [
-            Rounds(rule, lambda t, row=row: row, row.neighbors, ROUNDS + TAIL, {})
+            Rounds(rule, lambda t, row=row: row, row.neighbors, self.rounds, {})
             for row in rows  # type: ignore[misc]
         ]
         self.x = [torch.tensor([self.die.uniform(-1, 1)], dtype=torch.float64) for _ in range(n)]
@@ -195,7 +195,7 @@ class World:
         for (i, j, round), ends in self.counted.items():
             assert ends == {i, j}, f"edge {i}-{j} counts in round {round} only at {ends}"
         for i, j in self.edges:
-            for t in range(ROUNDS + TAIL - 2, ROUNDS + TAIL):
+            for t in range(self.rounds - 2, self.rounds):
                 assert (i, j, t) in self.counted, f"edge {i}-{j} rests at the end (round {t})"
 
     def stuck(self) -> str:
@@ -211,6 +211,31 @@ def test_cut_lines_lose_nothing_and_nobody_hangs(graph: str, rule: Rule) -> None
             World(graph, seed, rule, cuts=1 + seed % 12).run()
         except AssertionError as error:
             raise AssertionError(f"{graph}, seed {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_copies_by_link_survive_cut_lines_and_copies_in_a_sum_do_not(graph: str) -> None:
+    """Both ends of an edge hold the same two copies at the end, the sum is kept, and all agree at last."""
+    for seed in range(24):
+        world = World(graph, seed, sums.choco(gamma=1.0), cuts=1 + seed % 12, tail=40)
+        world.run()
+        assert float(torch.cat(world.x).std()) < 1e-4, f"{graph}, seed {seed}"
+        machines = world.machines
+        for i, j in world.edges:
+            (one, other), (theirs, mine) = machines[i]._state, machines[j]._state
+            here = sorted(machines[i].edges).index(j)
+            there = sorted(machines[j].edges).index(i)
+            assert float(one[here]) == pytest.approx(float(mine[there]), abs=1e-14)
+            assert float(other[here]) == pytest.approx(float(theirs[there]), abs=1e-14)
+    spoilt = 0
+    for seed in range(8):
+        summed = World(graph, seed, sums.choco(gamma=1.0, per_link=False), cuts=1 + seed % 12, tail=40)
+        try:
+            summed.run()
+            spoilt += float(torch.cat(summed.x).std()) > 1e-4
+        except AssertionError:  # the sum is not what it was
+            spoilt += 1
+    assert spoilt
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

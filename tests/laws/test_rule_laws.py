@@ -111,13 +111,23 @@ def test_mixing_keeps_the_mean(rule: str, coding: str, drawn: tuple[str, int], s
     torch.testing.assert_close(x.mean(0), x0.mean(0), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("rule", "coding"), [("d2", "none"), ("choco", "none"), ("choco", "topk:1")])
+@pytest.mark.parametrize(
+    ("rule", "coding", "keys"),
+    [
+        ("d2", "none", {}),
+        ("choco", "none", {}),
+        ("choco", "topk:1", {}),
+        ("choco", "topk:1", {"per_link": False}),
+    ],
+)
 @given(drawn=GRAPHS.filter(undirected), seed=SEEDS)
 @settings(max_examples=12, deadline=None)
-def test_rules_with_memory_keep_the_mean(rule: str, coding: str, drawn: tuple[str, int], seed: int) -> None:
+def test_rules_with_memory_keep_the_mean(
+    rule: str, coding: str, keys: dict[str, object], drawn: tuple[str, int], seed: int
+) -> None:
     graph, n = drawn
     x0 = normal(seed, n)
-    walked = walk(rule, topology.schedule(graph, n, seed=seed), x0, still, coding)
+    walked = walk(rule, topology.schedule(graph, n, seed=seed), x0, still, coding, **keys)
 
     for _ in range(20):
         x, _, _ = next(walked)

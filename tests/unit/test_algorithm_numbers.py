@@ -179,6 +179,12 @@ def spread(x: Array) -> float:
     [
         (10, {"algorithm__rule": "choco", "wire__codec": "topk:4"}, "choco_msd", 1e-9),
         (100, {"algorithm__rule": "choco", "wire__codec": "topk:0.2"}, "choco_msd", 1e-9),
+        (
+            100,
+            {"algorithm__rule": "choco", "algorithm__per_link": False, "wire__codec": "topk:4"},
+            "choco_msd",
+            1e-9,
+        ),
         (1000, {"algorithm__rule": "choco", "wire__codec": "topk:4"}, "choco_msd", 1e-3),
         (10, {"wire__codec": "topk:4"}, "naive_msd", 1e-9),
         (1000, {"wire__codec": "topk:4"}, "naive_msd", 1e-9),

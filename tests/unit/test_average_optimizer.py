@@ -41,7 +41,7 @@ ADAM = {"train__optimizer": "adam", "train__lr": 0.002, "algorithm__average_opti
 
 
 @pytest.mark.parametrize("optimizer_keys", [MOMENTUM, ADAM], ids=["momentum", "adam"])
-@pytest.mark.parametrize("rule", ["dpsgd", "gradient-tracking", "push-sum"])
+@pytest.mark.parametrize("rule", ["dpsgd", "gradient-tracking", "push-sum", "choco"])
 def test_engines_agree_where_optimizer_state_travels(rule: str, optimizer_keys: dict[str, object]) -> None:
     config = keys(algorithm__rule=rule, **optimizer_keys)
 

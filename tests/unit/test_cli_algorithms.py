@@ -38,7 +38,7 @@ def test_costs_are_those_of_what_a_rule_sends_and_keeps() -> None:
     kept = {name: rule["memory"] for name, rule in rules.items()}
     assert (sent["none"], sent["dpsgd"], sent["d2"]) == (0, 1, 1)
     assert sent["gradient-tracking"] == sent["diging"] == 2
-    assert (kept["dpsgd"], kept["d2"], kept["choco"], kept["relay-sum"]) == (1, 2, 3, 4)
+    assert (kept["dpsgd"], kept["d2"], kept["choco"], kept["relay-sum"]) == (1, 2, 5, 4)
 
 
 def test_needs_are_said_in_words() -> None:
@@ -46,7 +46,7 @@ def test_needs_are_said_in_words() -> None:
 
     assert rules["relay-sum"]["needs"] == ["a tree: tree, path or star"]
     assert rules["none"]["needs"] == []
-    assert rules["choco"]["keys"] == {"gamma": 0.2}
+    assert rules["choco"]["keys"] == {"gamma": 0.2, "per_link": True}
 
 
 def test_the_table_names_every_rule_and_its_source() -> None:

@@ -45,9 +45,10 @@ def quadratic(a: Tensor, b: Tensor, eta: float, steps: int = 1) -> Callable[[Ten
     return phase
 
 
-def links(edges: list[list[int]], n: int) -> tuple[Links, Tensor]:
-    """All links of a graph, and for each the place of the link in the other direction."""
-    pairs = sorted([(i, j) for i, j in edges] + [(j, i) for i, j in edges])
+def links(w: Tensor) -> tuple[Links, Tensor]:
+    """All links of a matrix, and for each the place of the link in the other direction."""
+    n = len(w)
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j and w[i, j] != 0]
     owner = torch.tensor([i for i, _ in pairs])
     other = torch.tensor([pairs.index((j, i)) for i, j in pairs])
 
@@ -57,7 +58,16 @@ def links(edges: list[list[int]], n: int) -> tuple[Links, Tensor]:
             total[i] += z[k]
         return total
 
-    return Links(lambda x: x[owner], gather, torch.ones(len(pairs), 1), n), other
+    weight = torch.tensor([[float(w[i, j])] for i, j in pairs], dtype=torch.float64)
+    return Links(lambda x: x[owner], gather, weight, n), other
+
+
+def tree(edges: list[list[int]], n: int) -> Tensor:
+    """A matrix with entries where these edges are."""
+    w = torch.eye(n, dtype=torch.float64)
+    for i, j in edges:
+        w[i, j] = w[j, i] = 1.0
+    return w
 
 
 def as_matrix(
@@ -67,10 +77,11 @@ def as_matrix(
     phase: Callable[[Tensor], Tensor],
     rounds: int,
     codec: Codec = exact,
-    tree: list[list[int]] | None = None,
+    silent: Callable[[int], list[int]] = lambda round: [],
 ) -> list[Tensor]:
-    """x after each round, all nodes as one [n, d]."""
-    whole, other = links(tree, len(x)) if tree else (None, torch.tensor([]))
+    """x after each round, all nodes as one [n, d]. silent: round -> nodes whose links bring nothing (per-link
+    rules)."""
+    whole, other = links(w) if rule.per_link else (None, torch.tensor([]))
     state = rule.init(x, Turn(0, 1.0, whole))
     out = []
     for t in range(rounds):
@@ -80,8 +91,12 @@ def as_matrix(
         sent = tuple(codec(z) if p.kind != "exact" else z for p, z in zip(rule.sends, payload, strict=True))
         mixed: tuple[Tensor, ...] = ()
         each: tuple[Tensor, ...] = ()
-        if rule.per_link:
+        counted = None
+        if whole is not None:
             each = tuple(z[other] for z in sent)
+            down = torch.zeros(len(x), 1)
+            down[silent(t)] = 1.0
+            counted = whole.spread(down) + whole.spread(down)[other] == 0
         else:
             rows = [[(float(w[i, j]), j) for j in range(len(x)) if w[i, j] != 0] for i in range(len(x))]
             mixed = tuple(
@@ -91,7 +106,7 @@ def as_matrix(
                 m if p.kind != "vector" or codec is exact else z + (m - s)
                 for p, m, z, s in zip(rule.sends, mixed, payload, sent, strict=True)
             )
-        x, state = rule.absorb(state, x, after, Inbox(mixed, sent, each), turn)
+        x, state = rule.absorb(state, x, after, Inbox(mixed, sent, each, counted), turn)
         out.append(x)
     return out
 
@@ -164,26 +179,38 @@ def test_relay_sum_gives_the_published_iterates_in_both_normalisations(name: str
     a, b = tensor(PATH3["a"]), tensor(PATH3["b"])
     x0 = tensor([PATH3["x0_same_on_every_node"]] * 3)
     rule, phase = sums.relay_sum(count=count), quadratic(a, b, PATH3["eta"])
-    got = as_matrix(rule, torch.eye(3), x0, phase, 1000, tree=PATH3["tree_edges"])
+    got = as_matrix(rule, tree(PATH3["tree_edges"], 3), x0, phase, 1000)
     expected = tensor(PATH3["algorithms"][name]["iterates_1_to_5"])
     torch.testing.assert_close(torch.stack(got[:5]), expected, rtol=0, atol=1e-14)
     assert ((got[-1] - tensor(PATH3["xstar"])) ** 2).sum(1).mean() < 1e-25
 
 
-def test_choco_reaches_consensus_where_compression_without_memory_stalls() -> None:
+@pytest.mark.parametrize("per_link", [False, True])
+def test_choco_reaches_consensus_where_compression_without_memory_stalls(per_link: bool) -> None:
     table = TABLES["T10_choco"]
     x0, w = tensor(table["x0"]), ring(16)
 
     def spread(x: Tensor) -> float:
         return float(((x - x.mean(0)) ** 2).sum(1).mean())
 
-    choco = as_matrix(sums.choco(gamma=0.2), w, x0, exact, 1000, codec=top(4))
+    choco = as_matrix(sums.choco(gamma=0.2, per_link=per_link), w, x0, exact, 1000, codec=top(4))
     for t, value in table["choco_msd"].items():
         assert spread(choco[int(t) - 1]) == pytest.approx(value, rel=1e-3 if t == "1000" else 1e-9)
     torch.testing.assert_close(choco[-1].mean(0), x0.mean(0), rtol=0, atol=1e-12)
     naive = as_matrix(averaging.dpsgd(), w, x0, exact, 1000, codec=top(4))
     assert spread(naive[-1]) == pytest.approx(table["naive_stall"], abs=1e-9)
     assert spread(as_matrix(averaging.dpsgd(), w, x0, exact, 10)[-1]) == pytest.approx(table["exact_10"])
+
+
+def test_when_a_node_dies_the_others_copies_go_on_to_agree_on_their_own_mean() -> None:
+    """Of six nodes the last falls silent in round 10: from there on the others' sum is kept."""
+    x0 = torch.from_numpy(np.random.RandomState(1).randn(6, 8))
+
+    got = as_matrix(sums.choco(), ring(6), x0, exact, 1500, codec=top(2), silent=lambda t: [5] * (t >= 10))
+
+    left, last = got[9][:5].mean(0), got[-1][:5]
+    torch.testing.assert_close(last, left.expand_as(last), rtol=0, atol=1e-9)
+    torch.testing.assert_close(got[-1][5], got[9][5], rtol=0, atol=0)
 
 
 def test_push_sum_reaches_the_plain_mean_on_a_directed_graph() -> None:

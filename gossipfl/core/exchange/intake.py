@@ -87,17 +87,31 @@ def _by_score(
 
 
 def inbox_by_link(mine: Own, intake: Intake) -> Inbox:
-    """Arrivals aligned with the links (the row's neighbours, ascending): the newest of each; a link that
-    brought nothing does not count."""
+    """Arrivals aligned with the links (the row's neighbours, ascending); a link that brought nothing does not
+    count. What came late has an inbox of its own, by round, with what this end sent then."""
     order = {j: k for k, j in enumerate(intake.row.neighbors)}
-    newest = {f.peer: f.theirs for f in sorted(intake.late, key=lambda f: f.round)} | dict(intake.arrived)
-    each = tuple(z.new_zeros(z.shape) for z in mine.payload)
-    counted = mine.payload[0].new_zeros((len(order), 1)).bool()
-    for j, payload in newest.items():
-        counted[order[j]] = True
-        for whole, value in zip(each, payload, strict=True):
-            whole[order[j]] = value
-    return Inbox((), mine.sent, each, None if counted.all() else counted)
+    rounds: dict[int, list[Flow]] = {}
+    for flow in intake.late:
+        rounds.setdefault(flow.round, []).append(flow)
+    earlier = []
+    for _, flows in sorted(rounds.items()):
+        ours = {order[f.peer]: f.mine for f in flows if f.mine is not None}
+        sent, _ = _aligned(mine.payload, ours)
+        each, counted = _aligned(mine.payload, {order[f.peer]: f.theirs for f in flows})
+        earlier.append(Inbox((), sent, each, counted))
+    each, counted = _aligned(mine.payload, {order[j]: z for j, z in intake.arrived.items()})
+    return Inbox((), mine.sent, each, None if counted.all() else counted, tuple(earlier))
+
+
+def _aligned(like: Vectors, lines: Mapping[int, Vectors]) -> tuple[Vectors, Tensor]:
+    """What each of some links has, as `[e, ...]` in the shape of `like`, and which links these are."""
+    whole = tuple(z.new_zeros(z.shape) for z in like)
+    counted = like[0].new_zeros((len(like[0]), 1)).bool()
+    for line, payload in lines.items():
+        counted[line] = True
+        for z, value in zip(whole, payload, strict=True):
+            z[line] = value
+    return whole, counted
 
 
 def links(row: Row, nodes: int, x: Tensor) -> Links:

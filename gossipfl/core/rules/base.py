@@ -61,7 +61,8 @@ class Inbox(NamedTuple):
     mixed: Vectors  # sum over j of w_ij payload_j, own included; codec and mask already settled
     sent: Vectors  # the own payload as the others decode it
     each: Vectors = ()  # per_link only: arrivals aligned with the links, [e, ...]
-    counted: Tensor | None = None  # per_link only: which of them count, bool [e, 1]
+    counted: Tensor | None = None  # per_link only: which of them count, bool [e, 1]; None: all
+    earlier: tuple[Inbox, ...] = ()  # per_link only: what came late and counts now, oldest round first
 
 
 State = Vectors

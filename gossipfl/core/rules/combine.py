@@ -28,14 +28,19 @@ def beside(rule: Rule, plain: int) -> Rule:
     def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
         payload = rule.emit(state, x[..., :-plain], after[..., :-plain], turn)
         extra = after[..., -plain:].contiguous()
+        if rule.per_link and turn.links is not None:
+            return (*payload, turn.links.spread(extra))
         return (*payload, extra if mass is None else extra * payload[mass])
 
     def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
-        *mixed, extra = inbox.mixed
-        inner = Inbox(tuple(mixed), inbox.sent[:-1], inbox.each[:-1], inbox.counted)
-        head, state = rule.absorb(state, x[..., :-plain], after[..., :-plain], inner, turn)
-        if mass is not None:
-            extra = extra / mixed[mass]
+        mixed = inbox.mixed
+        head, state = rule.absorb(state, x[..., :-plain], after[..., :-plain], _inner(inbox), turn)
+        if rule.per_link:
+            extra = _met(after[..., -plain:], inbox, turn)
+        elif mass is not None:
+            extra = mixed[-1] / mixed[mass]
+        else:
+            extra = mixed[-1]
         if rule.early:
             extra = extra - (x[..., -plain:] - after[..., -plain:])
         new = x.new_empty(x.shape)
@@ -45,8 +50,23 @@ def beside(rule: Rule, plain: int) -> Rule:
     def shorter(parts: tuple[Part, ...]) -> tuple[Part, ...]:
         return tuple(p if p.kind == "exact" else p._replace(width=-plain) for p in parts)
 
-    sends = (*shorter(rule.sends), Part("plain", "exact", width=plain))
+    sends = (*shorter(rule.sends), Part("plain", "exact", rule.per_link, plain))
     return rule._replace(init=init, emit=emit, absorb=absorb, sends=sends, keeps=shorter(rule.keeps))
+
+
+def _inner(inbox: Inbox) -> Inbox:
+    """The same without the last part."""
+    earlier = tuple(map(_inner, inbox.earlier))
+    return Inbox(inbox.mixed[:-1], inbox.sent[:-1], inbox.each[:-1], inbox.counted, earlier)
+
+
+def _met(own: Tensor, inbox: Inbox, turn: Turn) -> Tensor:
+    """own + sum over the links that brought something of w (theirs - ours), both as they were sent."""
+    assert turn.links is not None
+    for box in (*inbox.earlier, inbox):
+        pull = (box.each[-1] - box.sent[-1]) * turn.links.weight
+        own = own + turn.links.gather(pull if box.counted is None else pull.masked_fill(~box.counted, 0.0))
+    return own
 
 
 def agreeing(rule: Rule) -> Rule:

@@ -36,10 +36,25 @@ def push_sum() -> Rule:
     )
 
 
-def choco(gamma: float = 0.2) -> Rule:
+def _links(turn: Turn) -> Links:
+    if turn.links is None:
+        raise ValueError("a per-link rule: the turn must bring its links")
+    return turn.links
+
+
+def choco(gamma: float = 0.2, per_link: bool = True) -> Rule:
     """CHOCO-SGD (Koloskova et al. 2019, "Decentralized Stochastic Optimization and Gossip Algorithms with
-    Compressed Communication", algorithm 2): every neighbour keeps a copy h of x; only a compressed difference
-    q = Q(x_half - h) travels, h+ = h + q, x+ = x_half + gamma (mix(h+) - h+). Kept: h and s = mix(h)."""
+    Compressed Communication"): every neighbour keeps a copy h of x; only a compressed difference
+    q = Q(x_half - h) travels, h+ = h + q, x+ = x_half + gamma sum over j of w_ij (h_j+ - h_i+).
+
+    per_link: a copy for each link, so that a link that is silent for a while, or for ever, disturbs nobody.
+    Without: the summed form of algorithm 2, two vectors whatever the degree, for links that never fail.
+    """
+    return _copies_by_link(gamma) if per_link else _copies_in_sum(gamma)
+
+
+def _copies_in_sum(gamma: float) -> Rule:
+    """Kept: h and s = mix(h); x+ = x_half + gamma (s+ - h+)."""
 
     def init(x: Tensor, turn: Turn) -> State:
         return (zeros(x), zeros(x))
@@ -62,10 +77,38 @@ def choco(gamma: float = 0.2) -> Rule:
     )
 
 
-def _links(turn: Turn) -> Links:
-    if turn.links is None:
-        raise ValueError("relay-sum is a per-link rule: the turn must bring its links")
-    return turn.links
+def _copies_by_link(gamma: float) -> Rule:
+    """Kept for each link: the own copy as the neighbour holds it, and the neighbour's. What a link moves in a
+    round it moves at both ends or at neither, by the same amount: the sum over the nodes is kept."""
+
+    def init(x: Tensor, turn: Turn) -> State:
+        nothing = _links(turn).spread(zeros(x))
+        return (nothing, nothing)
+
+    def emit(state: State, x: Tensor, after: Tensor, turn: Turn) -> Vectors:
+        return (_links(turn).spread(after) - state[0],)
+
+    def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
+        links, (own, other), new = _links(turn), state, after
+        for box in (*inbox.earlier, inbox):
+            silent = None if box.counted is None else ~box.counted
+            own_new, other_new = own + box.sent[0], other + box.each[0]
+            pull = (other_new - own_new) * links.weight
+            if silent is not None:
+                own_new, other_new = own.where(silent, own_new), other.where(silent, other_new)
+                pull = pull.masked_fill(silent, 0.0)
+            own, other, new = own_new, other_new, new + gamma * links.gather(pull)
+        return new, (own, other)
+
+    return Rule(
+        init,
+        emit,
+        absorb,
+        sends=(Part("difference", "difference", link=True),),
+        keeps=(Part("own copy", link=True), Part("other copy", link=True)),
+        per_link=True,
+        needs=frozenset({"static", "symmetric"}),
+    )
 
 
 def relay_sum(count: bool = False) -> Rule:
@@ -89,9 +132,12 @@ def relay_sum(count: bool = False) -> Rule:
 
     def absorb(state: State, x: Tensor, after: Tensor, inbox: Inbox, turn: Turn) -> tuple[Tensor, State]:
         links, (start, last, last_models) = _links(turn), state
-        message, models = inbox.each
-        if inbox.counted is not None:  # a silent link keeps its old message
-            message, models = message.where(inbox.counted, last), models.where(inbox.counted, last_models)
+        message, models = last, last_models
+        for box in (*inbox.earlier, inbox):  # a silent link keeps its old message
+            newer = box.each
+            if box.counted is not None:
+                newer = (newer[0].where(box.counted, message), newer[1].where(box.counted, models))
+            message, models = newer
         total, held = after + links.gather(message), links.gather(models) + 1.0
         new = total / held if count else (total + (links.nodes - held) * start) / links.nodes
         return new, (start, message, models)
