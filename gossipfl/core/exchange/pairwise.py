@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 
 #: Seconds that a late reply is waited for: some turns of a busy core.
-SLICE: Final = 0.02
+SLICE: Final = 0.01
 
 
 class Pairwise:
