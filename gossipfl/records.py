@@ -110,6 +110,14 @@ class Recorder:
         except OSError as error:
             self._fail(error)
 
+    def position(self) -> int:
+        """Bytes that the file holds, after a `flush`."""
+        self.flush()
+        try:
+            return 0 if self._file is None else self._file.seek(0, 2)
+        except OSError:
+            return 0
+
     def _whole(self) -> bool:
         with self.path.open("rb") as file:
             file.seek(-1, 2)

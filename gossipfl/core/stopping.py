@@ -8,8 +8,8 @@ one in which the first had enough; where lines were cut meanwhile, as soon as th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,14 @@ class Vigil:
         self._best: float | None = None
         self._stale = 0
         self._enough = False
+
+    def kept(self) -> list[object]:
+        """What it has seen, for a checkpoint."""
+        return [self._best, self._stale]
+
+    def restore(self, kept: Sequence[Any]) -> None:
+        """Go on from what was kept."""
+        self._best, self._stale = kept
 
     def enough(self, seconds: float, values: Mapping[str, object]) -> bool:
         """Has this node seen enough, for the first time? Asked after each round, with the values of its

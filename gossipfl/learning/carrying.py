@@ -11,7 +11,7 @@ from torch import Tensor
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
 from gossipfl.learning.flat import Flat
-from gossipfl.learning.training import ModuleLearner, Phase, Steps, drain
+from gossipfl.learning.training import ModuleLearner, Phase, Steps, Tree, drain
 
 
 def states(make: optimizers.Make, name: str) -> tuple[str, ...]:
@@ -90,3 +90,9 @@ class CarryingLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.learner.state_dict()
+
+    def kept(self) -> Tree:
+        return self.learner.kept()
+
+    def restore(self, kept: Tree) -> None:
+        self.learner.restore(kept)

@@ -138,6 +138,13 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer of a module once, under its first name; also those buffers that it would not
+    save, and parameters that are not trained."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
 Place = tuple[str, Home, Tensor]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gossipfl.config import Config
 from gossipfl.draw import Purpose, seed64
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Samples, Stream
-from gossipfl.learning.flat import Flat, state_dict
+from gossipfl.learning.flat import Flat, named_tensors, state_dict
 from gossipfl.learning.models import Traits, evaluate, set_mode
 from gossipfl.learning.task import Task
 
@@ -30,6 +30,9 @@ class Phase(NamedTuple):
 
 
 Steps = Generator[None, None, Phase]
+
+#: A tree of dicts, lists, numbers, texts, None and tensors.
+Tree = Any
 
 
 class Learner(Protocol):
@@ -68,6 +71,14 @@ class Learner(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state, for safetensors."""
+        ...
+
+    def kept(self) -> Tree:
+        """All that a later phase depends on, as a tree of plain values and tensors: for a checkpoint."""
+        ...
+
+    def restore(self, kept: Tree) -> None:
+        """Go on from what was kept. Raises KeyError, ValueError where it is not of this model."""
         ...
 
 
@@ -191,6 +202,26 @@ class ModuleLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_dict(self.flat.module)
+
+    def kept(self) -> Tree:
+        own = self.optimizer.state
+        return {
+            "model": dict(named_tensors(self.flat.module)),
+            "optimizer": [dict(own[p]) if p in own else None for p in self._trainable],
+        }
+
+    @torch.no_grad()
+    def restore(self, kept: Tree) -> None:
+        for name, tensor in named_tensors(self.flat.module):
+            saved = kept["model"][name]
+            if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+                was, now = (f"{t.dtype} {tuple(t.shape)}" for t in (saved, tensor))
+                raise ValueError(f"{name} is {now}, and {was} was kept")
+            tensor.copy_(saved)
+        # The optimiser's own `load_state_dict` would cast what it keeps, and with that change bits.
+        for parameter, state in zip(self._trainable, kept["optimizer"], strict=True):
+            if state is not None:
+                self.optimizer.state[parameter] = state
 
 
 def drain(steps: Steps) -> Phase:

@@ -18,7 +18,7 @@ from gossipfl.learning.batches import Index
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Signature, state_dict
 from gossipfl.learning.task import Point, VectorTask, torch_dtype
-from gossipfl.learning.training import Phase, Steps, drain
+from gossipfl.learning.training import Phase, Steps, Tree, drain
 
 
 class Quadratics(NamedTuple):
@@ -127,6 +127,12 @@ class VectorLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_dict(self.point)
+
+    def kept(self) -> Tree:
+        return {"model": {"x": self.vector}}
+
+    def restore(self, kept: Tree) -> None:
+        self.vector.copy_(kept["model"]["x"])
 
 
 class VectorCohort:
