@@ -82,11 +82,18 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Some node has come back without its exact state: all begin their rule anew at the start of `round`."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has reached the machine's deadline."""
 
 
-Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Leave | Tick
+Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Leave | Renew | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,4 +107,11 @@ class Stop:
     round: int
 
 
-Message = Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push | Stop
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Every node begins its rule anew at the start of this round; whoever hears of it passes it on."""
+
+    round: int
+
+
+Message = Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push | Stop | Reset

@@ -30,7 +30,19 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing, Push, Refuse, Stop, Welcome
+from gossipfl.core.messages import (
+    Answer,
+    Ask,
+    Decline,
+    Hello,
+    Message,
+    Nothing,
+    Push,
+    Refuse,
+    Reset,
+    Stop,
+    Welcome,
+)
 from gossipfl.drivers.machines import Asynchronous
 from gossipfl.learning.training import Learner, Phase, Steps
 
@@ -45,6 +57,7 @@ WORDS: Final[Mapping[type, str]] = {
     Welcome: "welcome",
     Refuse: "refuse",
     Stop: "stop",
+    Reset: "reset",
 }
 BEGIN, UP, DOWN, TICK, HALT, LEFT = "begin", "up", "down", "tick", "halt", "left"
 

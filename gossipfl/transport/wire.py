@@ -12,6 +12,7 @@ describes these bytes.
     decline  [9, number]
     push     [10, number, age, part, offset]    + such a chunk
     stop     [11, round]
+    reset    [12, round]
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gossipfl.core.messages import (
     Nothing,
     Push,
     Refuse,
+    Reset,
     Stop,
     Vectors,
     Welcome,
@@ -42,7 +44,7 @@ from gossipfl.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = range(1, 12)
+HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP, RESET = range(1, 13)
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: A frame's limit on the connection: a chunk and a little.
@@ -118,6 +120,8 @@ def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
             yield (_pack([DECLINE, number]),)
         case Stop(round):
             yield (_pack([STOP, round]),)
+        case Reset(round):
+            yield (_pack([RESET, round]),)
         case Data(round, counted, payload):
             yield from _chunks((DATA, round, counted), payload, chunk)
         case Ask(number, payload):
@@ -228,12 +232,15 @@ class Decoder:
         if kind == STOP:
             _expect(fields, 2, "stop")
             return Stop(_integers(fields[1:], "round")[0]), None
+        if kind == RESET:
+            _expect(fields, 2, "reset")
+            return Reset(_integers(fields[1:], "round")[0]), None
         if kind == REFUSE:
             _expect(fields, 3, "refuse")
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 12")
 
     def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
         kind, round, part, offset = at

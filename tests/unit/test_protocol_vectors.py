@@ -23,6 +23,7 @@ from gossipfl.core.messages import (
     Nothing,
     Push,
     Refuse,
+    Reset,
     Stop,
     Welcome,
 )
@@ -42,6 +43,7 @@ KINDS: dict[str, Any] = {
     "decline": Decline,
     "push": Push,
     "stop": Stop,
+    "reset": Reset,
 }
 
 

@@ -54,6 +54,7 @@ class Edge:
     gone: bool = False  # the peer will not come back
     session: int | None = None
     peer_inc: int | None = None
+    verify: int = LAST  # restored before this round, and the peer has not said yet that it knows no later one
     out: dict[int, Sent] = field(default_factory=dict)
     inbox: dict[int, Vectors] = field(default_factory=dict)
     owed: dict[int, Vectors] = field(
@@ -139,8 +140,22 @@ class Edge:
 
     # ---------------------------------------------------------------- sessions
 
+    def stale(self, hello: Hello, inc: int) -> bool:
+        """Does the peer remember more of this end than it does itself? Then what it was restored from is not
+        its last state.
+
+        It has heard of a round after the one that this end is in, or knows more to be counted here than is,
+        or has met a later incarnation.
+        """
+        if self.verify >= LAST or hello.peer_inc is None:
+            return False
+        if hello.peer_inc != inc:
+            return True
+        return hello.heard > self.verify or (hello.inc == self.peer_inc and hello.acked > self.counted)
+
     def meet(self, hello: Hello, inc: int) -> list[Message]:
         """The peer's hello or welcome: the edge is up. Returns what has to be sent (again)."""
+        self.verify = LAST
         messages: list[Message] = []
         heard = hello.heard
         lineage = hello.inc == self.peer_inc and hello.peer_inc == inc

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gossipfl.core.events import Effect, Note, PeerDown, Received, Send
 from gossipfl.core.exchange.agree import differs
+from gossipfl.core.exchange.sessions import Sessions
 from gossipfl.core.messages import LAST, Hello, Nothing, Refuse, Stop, Vectors, Welcome
 
 
@@ -59,7 +60,7 @@ class Lines:
         self.halted = False  # somebody has seen enough
         self._phases = post.phases
         self._about, self._inc = post.about, 0
-        self._newest: dict[int, int] = {}  # newest session seen, a peer
+        self._sessions = Sessions()
 
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone."""
@@ -116,7 +117,8 @@ class Lines:
         """A connection that this end dialled is open: greet."""
         line = self.by_peer[peer]
         self._close(line)
-        line.session = self._newest[peer] = session
+        line.session = session
+        self._sessions.dialled(peer, session)
         return [Send(peer, session, self._greeting(Hello, line, session))]
 
     def greeted(self, event: Received) -> tuple[list[Effect], Line | None]:
@@ -128,14 +130,14 @@ class Lines:
         if line is None or reason is not None:
             note: list[Effect] = [Note("refused", peer, differs(hello.about, self._about) or reason or "")]
             return ([Send(peer, session, Refuse(session, reason or "")), *note] if answer else note), None
-        if answer and session < self._newest.get(peer, session):
-            return [], None  # a hello that was overtaken by a newer session
+        if answer and self._sessions.overtaken(peer, session, hello.about):
+            return [], None
         if not answer and line.session != session:
             return [], None
         effects: list[Effect] = []
         if answer:
             self._close(line)
-            line.session = self._newest[peer] = session
+            line.session = session
             effects.append(Send(peer, session, self._greeting(Welcome, line, session)))
         effects += self._meet(line, hello)
         return effects, line

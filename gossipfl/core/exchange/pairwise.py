@@ -34,6 +34,7 @@ from gossipfl.core.events import (
     PeerDown,
     PeerUp,
     Received,
+    Renew,
     Send,
     Shift,
     Stepped,
@@ -42,6 +43,7 @@ from gossipfl.core.events import (
     Trained,
 )
 from gossipfl.core.exchange.line import Kept, Line, Lines, Post
+from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.messages import (
     Answer,
     Ask,
@@ -103,11 +105,22 @@ class Pairwise:
                 effects = self._go_on()
             case Leave():
                 raise LocalProtocolError("Leave: in pairwise a node leaves by closing its lines")
+            case Renew():
+                raise LocalProtocolError("Renew: in pairwise there is no rule that could begin anew")
             case Stepped():
                 raise LocalProtocolError("Stepped: in pairwise the end of a local phase is Trained")
         if self._until is not None and self.asking is None:
             effects += self._go_on()
         return effects + self._leave()
+
+    def kept(self) -> Tree:
+        """What to keep between two local phases. An exchange in flight is not part of it: it is void at this
+        end, and may have counted at the other."""
+        return {"phases": self.phases, "number": self._number}
+
+    def resume(self, kept: Tree) -> None:
+        """Go on from what was kept; before the first event."""
+        self.lines.phases, self._number = kept["phases"], kept["number"]
 
     def deadline(self) -> float | None:
         return self._until

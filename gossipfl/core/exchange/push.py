@@ -32,6 +32,7 @@ from gossipfl.core.events import (
     PeerDown,
     PeerUp,
     Received,
+    Renew,
     Send,
     Stepped,
     Take,
@@ -40,6 +41,7 @@ from gossipfl.core.events import (
     Trained,
 )
 from gossipfl.core.exchange.line import Line, Lines, Post
+from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.exchange.tokens import Account
 from gossipfl.core.messages import Hello, Message, Nothing, Refuse, Stop, Welcome
 from gossipfl.core.messages import Push as Pushed
@@ -53,6 +55,9 @@ VARIANTS: Final = ("merge-update", "update-merge", "random-walk")
 
 #: Seconds between two ticks at least, however short a local phase was.
 SHORTEST: Final = 1e-6
+
+# what a checkpoint keeps beside models
+_COUNTERS: Final = ("_age", "tokens", "sends", "_ticks", "_taken")
 
 # what a keyed draw is for, after (node, count)
 _WHOM, _WHETHER, _HOW_MANY = 0, 1, 2
@@ -126,12 +131,27 @@ class Push:
                 effects = self.lines.halt()
             case Leave():
                 raise LocalProtocolError("Leave: in push a node leaves by closing its lines")
+            case Renew():
+                raise LocalProtocolError("Renew: in push there is no rule that could begin anew")
             case Stepped():
                 raise LocalProtocolError("Stepped: in push the end of a local phase is Trained")
         effects += self._go_on()
         if self._tick_at is None and self._period is not None and self._x is not None:
             self._tick_at = now + self._period * self._chance(_WHETHER, 0)
         return effects + self._leave()
+
+    def kept(self) -> Tree:
+        """What to keep between two local phases. Models that have come and are not merged yet are lost, as
+        any push may be."""
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {"phases": self.phases, "aside": self._aside, **counters}
+
+    def resume(self, kept: Tree) -> None:
+        """Go on from what was kept; before the first event."""
+        self.lines.phases = kept["phases"]
+        self._aside = None if kept["aside"] is None else Model(*kept["aside"])
+        for name in _COUNTERS:
+            setattr(self, name, kept[name])
 
     def deadline(self) -> float | None:
         return None if self.left else self._tick_at

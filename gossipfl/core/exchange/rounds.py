@@ -12,7 +12,7 @@ and after the last round: say goodbye, wait until all is counted -> `Finished`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from gossipfl.core.events import (
     PeerDown,
     PeerUp,
     Received,
+    Renew,
     Send,
     Shift,
     Stepped,
@@ -39,6 +40,9 @@ from gossipfl.core.events import (
 from gossipfl.core.exchange.agree import differs
 from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.exchange.intake import Intake, Own, Terms, inbox, inbox_by_link, links, own
+from gossipfl.core.exchange.resets import Resets, Word
+from gossipfl.core.exchange.sessions import Sessions
+from gossipfl.core.exchange.standing import Standing, footing, stand
 from gossipfl.core.messages import (
     LAST,
     Answer,
@@ -50,6 +54,7 @@ from gossipfl.core.messages import (
     Nothing,
     Push,
     Refuse,
+    Reset,
     Stop,
     Vectors,
     Welcome,
@@ -96,7 +101,10 @@ class Rounds:
         self.refused: str | None = None
         self._rule, self._row, self._rounds, self._about = rule, row, rounds, about
         self._inc = 0
-        self._sessions: dict[int, int] = {}  # newest session seen, a peer
+        self._sessions = Sessions()
+        self._resets = Resets()
+        self._resumed: Standing | None = None
+        self._goal = 0  # the round of a peer that went on while this node was away
         self._state: State = ()
         self._x: Tensor | None = None
         self._after: Tensor | None = None
@@ -123,6 +131,8 @@ class Rounds:
                 return self._halt(round)
             case Leave():
                 return self._part()
+            case Renew(round):
+                return self._reset(round)
             case Tick():
                 return []
             case Trained():
@@ -145,6 +155,42 @@ class Rounds:
         active = set(self._row(self.round).active)
         return tuple(j for j, e in self.edges.items() if j in active and e.up and e.heard < self.round)
 
+    # ------------------------------------------------------------------ stopping and going on
+
+    def standing(self) -> Standing:
+        """What to keep, between two rounds (after `Adopt`, before `Stepped`) or after the last."""
+        if self.phase not in (Phase.TRAINING, Phase.LEFT):
+            raise LocalProtocolError(f"a standing in phase {self.phase.name}")
+        over = self.round if self.phase is Phase.LEFT else None
+        edges = tuple(footing(edge, over) for edge in self.edges.values())
+        ahead, last = self._resets.ahead, self._resets.last
+        return Standing(self.round, self._inc, self.stop, over is None, ahead, last, self._state, edges)
+
+    def resume(self, standing: Standing) -> None:
+        """Go on from what was kept; before the first event. Edges that it does not know begin here."""
+        if self.phase is not Phase.MEETING:
+            raise LocalProtocolError(f"resume in phase {self.phase.name}")
+        self._resumed = standing
+        self.round, self._inc, self.stop = standing.round, standing.inc, standing.stop
+        self._resets = Resets(standing.resets, standing.renewed)
+        for edge in self.edges.values():
+            edge.heard = edge.counted = edge.acked = edge.sent = self.round - 1
+        for kept in standing.edges:
+            if kept.peer in self.edges:
+                self.edges[kept.peer] = stand(kept, self.round, self._terms.arcs)
+
+    def _go_on(self, x: Tensor, standing: Standing) -> list[Effect]:
+        if standing.state is not None:
+            self._state = standing.state
+        if not standing.decided or self.round >= self.rounds:
+            return self._open_round(x)
+        self.phase, self._x = Phase.TRAINING, x
+        known, row = {kept.peer for kept in standing.edges}, self._row(self.round)
+        for j in row.active:
+            if j not in known:
+                self.edges[j].decide(self.round, j in row.receivers)
+        return self._emit(x, x, 1.0, known) if self._rule.early else []
+
     # ------------------------------------------------------------------ rounds
 
     def _begin(self, x: Tensor) -> list[Effect]:
@@ -152,14 +198,17 @@ class Rounds:
             raise LocalProtocolError(f"Begin in phase {self.phase.name}")
         if self._rule.per_link:
             self._turn = self._turn._replace(links=links(self._row(0), self._terms.nodes, x))
-        self._state = self._rule.init(x, self._turn)
-        return self._open_round(x)
+        if self._resumed is None or self._resumed.state is None:
+            self._state = self._rule.init(x, self._turn._replace(round=self.round))
+        return self._open_round(x) if self._resumed is None else self._go_on(x, self._resumed)
 
     def _open_round(self, x: Tensor) -> list[Effect]:
         if self.round >= self.rounds:
             self.phase = Phase.LEAVING
             return [*self._goodbyes(), *self._leave()]
         self.phase, self._x, self._after = Phase.TRAINING, x, None
+        if self._resets.due(self.round):
+            self._state = self._rule.init(x, self._turn._replace(round=self.round, ratio=1.0))
         row = self._row(self.round)
         for j in row.active:
             self.edges[j].decide(self.round, j in row.receivers)
@@ -167,13 +216,16 @@ class Rounds:
             return []
         return self._emit(x, x, 1.0)
 
-    def _emit(self, x: Tensor, after: Tensor, ratio: float) -> list[Effect]:
+    def _emit(self, x: Tensor, after: Tensor, ratio: float, told: Collection[int] = ()) -> list[Effect]:
+        """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
         self._turn = self._turn._replace(round=self.round, ratio=ratio)
         self._own = own(self._rule.emit(self._state, x, after, self._turn), self._terms.packing)
         if not self._own.payload:
             return []
         row, effects = self._row(self.round), list[Effect]()
         for j in row.active:
+            if j in told:
+                continue
             edge = self.edges[j]
             message = edge.emit(self.round, self._outgoing(row, j), row.weight(j))
             effects += self._to(edge, message)
@@ -190,8 +242,9 @@ class Rounds:
         if self.phase is not Phase.TRAINING:
             raise LocalProtocolError(f"Stepped in phase {self.phase.name}")
         self._x, self._after = event.x, event.after
-        effects = [] if self._rule.early else self._emit(event.x, event.after, event.ratio)
-        self._turn = self._turn._replace(round=self.round, ratio=event.ratio)
+        ratio = 1.0 if self.round == self._resets.last else event.ratio
+        effects = [] if self._rule.early else self._emit(event.x, event.after, ratio)
+        self._turn = self._turn._replace(round=self.round, ratio=ratio)
         self.phase = Phase.WAITING
         return effects + self._close_if_ready()
 
@@ -216,10 +269,27 @@ class Rounds:
         effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
         for edge in self.edges.values():
             edge.release(round)
-        self.round += 1
+        effects += self._advance()
         if self.round < self.rounds:
             self._last = ((), Intake(row, {}))  # let go of what was received
         return effects + self._open_round(adopt.x)
+
+    def _advance(self) -> list[Effect]:
+        """On to the next round, or to that of the peers, if they went on while this node was away: a gap is
+        none, and everyone who waits for a word of it gets one."""
+        last, self.round = self.round, max(self.round + 1, min(self._goal, self.rounds))
+        effects: list[Effect] = []
+        owed: dict[int, int] = {}
+        for t in range(self.round - 1, last, -1):
+            for j in self._row(t).active:
+                owed.setdefault(j, t)
+            if len(owed) == len(self.edges):
+                break
+        for j, t in sorted(owed.items()):
+            edge = self.edges[j]
+            edge.sent = t
+            effects += self._to(edge, Nothing(t, edge.counted))
+        return effects
 
     def _take(self, row: Row) -> Intake:
         """Everything that counts when this round closes."""
@@ -228,7 +298,7 @@ class Rounds:
             for flow in edge.settle(self.round):
                 if flow.round == self.round:
                     arrived[flow.peer] = self._decoded(flow.theirs)
-                else:
+                elif flow.round >= self._resets.last:  # what is older has no part in what began anew
                     late.append(self._late(flow))
         withheld = frozenset(j for j in row.receivers if not self.edges[j].plan)
         return Intake(row, arrived, tuple(late), withheld)
@@ -274,6 +344,19 @@ class Rounds:
         self._rounds, self._parted, self.phase = self.round, True, Phase.LEAVING
         return [*self._goodbyes(), *self._leave()]
 
+    def _reset(self, round: int, heard_from: int = -1) -> list[Effect]:
+        """All begin their rule anew at the start of `round`: pass it on. Late: whoever drives this machine
+        has to name another round."""
+        match self._resets.hear(round, self.round):
+            case Word.KNOWN:
+                return []
+            case Word.LATE:
+                return [Note("late", heard_from, round=round)]
+            case Word.NEWS:
+                others = [edge for edge in self.edges.values() if edge.peer != heard_from]
+                note = Note("reset", heard_from, "all begin their rule anew in this round", round)
+                return [note, *(e for edge in others for e in self._to(edge, Reset(round)))]
+
     def _goodbyes(self) -> list[Effect]:
         effects: list[Effect] = []
         for edge in self.edges.values():
@@ -286,7 +369,9 @@ class Rounds:
         effects: list[Effect] = []
         late: list[Flow] = []
         for edge in self.edges.values():
-            late += [self._late(flow) for flow in edge.settle(LAST) if not self._parted]
+            flows = edge.settle(LAST)
+            if not self._parted:
+                late += [self._late(flow) for flow in flows if flow.round >= self._resets.last]
             before = edge.counted
             edge.release(LAST)
             if before < edge.counted < LAST:
@@ -320,7 +405,8 @@ class Rounds:
     def _dialled(self, peer: int, session: int) -> list[Effect]:
         edge = self.edges[peer]
         edge.close()
-        edge.session, self._sessions[peer] = session, session
+        edge.session = session
+        self._sessions.dialled(peer, session)
         return [Send(peer, session, self._greeting(Hello, edge, session))]
 
     def _received(self, event: Received) -> list[Effect]:
@@ -344,6 +430,8 @@ class Rounds:
                 return note + self._close_if_ready()
             case Stop(round):
                 return self._halt(round, event.peer)
+            case Reset(round):
+                return self._reset(round, event.peer)
             case Ask() | Answer() | Decline() | Push():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
@@ -357,19 +445,24 @@ class Rounds:
             note: list[Effect] = [Note("refused", peer, differs(hello.about, self._about) or reason or "")]
             return [Send(peer, event.session, Refuse(event.session, reason or "")), *note] if answer else note
         if answer:
-            if event.session < self._sessions.get(peer, event.session):
-                return []  # a hello that was overtaken by a newer session
-            self._sessions[peer] = event.session
+            if self._sessions.overtaken(peer, event.session, hello.about):
+                return []
             edge.close()
             edge.session = event.session
         elif edge.session != event.session:
             return []
+        if edge.stale(hello, self._inc):
+            return [Note("stale", peer, round=hello.sent)]
+        if self._resumed is not None:
+            self._goal = max(self._goal, hello.sent)
         effects: list[Effect] = []
         if answer:
             effects.append(Send(peer, event.session, self._greeting(Welcome, edge, event.session)))
         owed = edge.meet(hello, self._inc)
         if self.stop < LAST:
             effects += self._to(edge, Stop(self.stop))
+        for round in self._resets.told():
+            effects += self._to(edge, Reset(round))
         effects += [Send(peer, event.session, m) for m in owed]
         effects.append(Note("peer_up", peer))
         return effects + self._close_if_ready()

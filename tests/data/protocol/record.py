@@ -40,6 +40,7 @@ from gossipfl.core.messages import (
     Nothing,
     Push,
     Refuse,
+    Reset,
     Stop,
     Vectors,
     Welcome,
@@ -96,6 +97,7 @@ def vectors() -> Iterator[Json]:
         ("busy", bob, Decline(12)),
         ("a push", alice, Push(4, 37, (f64,))),
         ("the swarm ends after 60 rounds", bob, Stop(60)),
+        ("all begin their rule anew at the start of round 40", bob, Reset(40)),
     ]
     for name, who, message in cases:
         payload: Vectors = getattr(message, "payload", ())
