@@ -23,6 +23,7 @@ from gossipfl.observe.sweep_result import SweepResult, results
 from gossipfl.records import Record, merge, read, to_json
 
 if TYPE_CHECKING:
+    from gossipfl.drivers.resuming import Found
     from gossipfl.drivers.sweep.grid import Source as Grid
     from gossipfl.drivers.sweep.grid import Sweep
     from gossipfl.drivers.sweep.run import Options, Progress
@@ -111,14 +112,18 @@ def swarm(
     overrides: Overrides | None = None,
     out: str | os.PathLike[str] | None = None,
     save_models: bool = True,
+    resume: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> Result:
     """Run real processes on this machine, over ZeroMQ; works from a notebook too. `out`: a new folder for the
-    run's files (None: they are read back and deleted).
+    run's files (None: they are read back and deleted). `resume`: the folder of a run that goes on from its
+    checkpoints; its config, where none is given.
 
     Raises ConfigError, TrainingDiverged, PeerLost (every node was lost), Refused; KeyboardInterrupt after
     everything has been stopped and the records merged.
     """
+    if resume is not None:
+        return _resumed(config, overrides, Path(resume), out, save_models, watch or Unwatched())
     loaded = load_config(config, overrides)
     exports.check(loaded, out)
     if out is not None:
@@ -126,6 +131,33 @@ def swarm(
     with tempfile.TemporaryDirectory(prefix="gossipfl-") as folder:
         result = _swarm(loaded, Path(folder), False, watch or Unwatched(), report=False)
         return Result(result.config, result.summary, result.records, result.models)
+
+
+def _resumed(
+    config: Source,
+    overrides: Overrides | None,
+    folder: Path,
+    out: str | os.PathLike[str] | None,
+    save_models: bool,
+    watch: Watch,
+) -> Result:
+    from gossipfl.drivers import resuming
+    from gossipfl.drivers.plan import needs_sizes, plan
+
+    if out is not None and Path(out) != folder:
+        wrong, right = "a run goes on in its own folder", f"leave it out, or cp -r {folder} {out} before"
+        raise ConfigError(Problem("out", wrong, right))
+    if not (folder / "config.toml").is_file():
+        wrong = f"{folder} is no folder of a run: it has no config.toml"
+        raise ConfigError(Problem("--resume", wrong, "what swarm was given as --out"))
+    loaded = load_config(folder / "config.toml" if config is None else config, overrides)
+    exports.check(loaded, folder)
+    found = resuming.find(folder, loaded, None if needs_sizes(loaded) else plan(loaded))
+    for note in found.notes:
+        watch.note(note)
+    resuming.rewind(folder, found)
+    watch.note(f"goes on from round {min(found.rounds.values())} in {folder}")
+    return _swarm(loaded, folder, save_models, watch, resume=found)
 
 
 def sweep(
@@ -177,7 +209,15 @@ def run_sweep(
     return SweepResult(read_sweep(folder), folder if report else None)
 
 
-def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, report: bool = True) -> Result:
+def _swarm(
+    config: Config,
+    folder: Path,
+    save_models: bool,
+    watch: Watch,
+    *,
+    report: bool = True,
+    resume: Found | None = None,
+) -> Result:
     from gossipfl.drivers.swarm import Swarm
 
     for note in _check(config, "swarm"):
@@ -186,11 +226,13 @@ def _swarm(config: Config, folder: Path, save_models: bool, watch: Watch, *, rep
     saving.text("config.toml", config.to_toml())
     (folder / "records").mkdir(exist_ok=True)
     follower, lost = Follower(folder), list[str]()
+    if resume is not None:
+        follower.skip()
     last: dict[str, object] = {}
     try:
         with (
             exports.exports(config, folder, watch.note) as export,
-            Swarm(config, folder, save_models=save_models) as running,
+            Swarm(config, folder, save_models=save_models, resume=resume) as running,
         ):
             for word in running.words(LOOK_EVERY):
                 for record in follower.poll():

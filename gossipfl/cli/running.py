@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +14,7 @@ import click
 from gossipfl.cli.frame import note_line
 from gossipfl.cli.options import Common
 from gossipfl.drivers.folder import run_folder
-from gossipfl.errors import PeerLost, TrainingDiverged
+from gossipfl.errors import ConfigError, PeerLost, Problem, TrainingDiverged
 from gossipfl.records import to_json
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ class Notes:
         note_line(text)
 
 
-def run(common: Common, start: Start) -> None:
-    """Load the config, run it under a live display, and print how it ended."""
-    config = common.load()
-    with run_folder(common.out, config.swarm.name) as out:
+def run(common: Common, start: Start, resume: Path | None = None) -> None:
+    """Load the config, run it under a live display, and print how it ended. `resume`: the folder of a run
+    that goes on, with its config if there is no other."""
+    config = common.load() if resume is None else _resumed(common, resume)
+    with run_folder(common.out, config.swarm.name) if resume is None else nullcontext(resume) as out:
         try:
             with _display(common, config) as watch:
                 result = start(config, out, watch)
@@ -66,6 +68,17 @@ def run(common: Common, start: Start) -> None:
     elif not common.quiet:
         for line in closing_lines(result.summary, out):
             click.echo(line)
+
+
+def _resumed(common: Common, folder: Path) -> Config:
+    if common.out is not None:
+        wrong = "cannot be given with --resume: a run goes on in its own folder"
+        raise ConfigError(Problem("--out", wrong, "leave it out"))
+    source = folder / "config.toml"
+    if not source.is_file():
+        wrong = f"{folder} is no folder of a run: it has no config.toml"
+        raise ConfigError(Problem("--resume", wrong, "what was given, or shown, as --out"))
+    return replace(common, source=common.source or str(source)).load()
 
 
 def _display(common: Common, config: Config) -> AbstractContextManager[Watch]:

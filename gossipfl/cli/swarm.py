@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train with real processes on this machine.")
 @common_options
-def swarm(common: Common) -> None:
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the run in this folder, from its newest checkpoints.",
+)
+def swarm(common: Common, resume: Path | None) -> None:
     """Train with real processes on this machine: one a node, talking over ZeroMQ, nobody in charge.
 
     With no CONFIG: 8 nodes on a ring learn handwritten digits. The run leaves config.toml, metrics.jsonl,
@@ -27,13 +33,15 @@ def swarm(common: Common) -> None:
     Examples:
       gossipfl swarm
       gossipfl swarm --nodes 16 --topology torus:4x4 --set train.lr=0.05
-      gossipfl swarm swarm.toml --out runs/first
+      gossipfl swarm swarm.toml --out runs/first --set swarm.checkpoint_every=20
+      gossipfl swarm --resume runs/first
+      gossipfl swarm --resume runs/first --set swarm.rounds=500
     """
     from gossipfl.cli.running import run
 
     def start(config: Config, out: Path, watch: Watch) -> Result:
         from gossipfl import api
 
-        return api.swarm(config, out=out, save_models=common.save_models, watch=watch)
+        return api.swarm(config, out=out, save_models=common.save_models, resume=resume, watch=watch)
 
-    run(common, start)
+    run(common, start, resume)

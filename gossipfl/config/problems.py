@@ -18,7 +18,6 @@ from gossipfl.errors import Problem
 
 LATER_KEYS = frozenset(
     {
-        "swarm.checkpoint_every",
         "swarm.start_quorum",
         "algorithm.on_death",
         "wire.dtype",

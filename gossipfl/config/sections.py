@@ -149,6 +149,12 @@ class Swarm(Section):
         ge=1,
         description="Evaluate on the test set every so many rounds; the last round is always evaluated.",
     )
+    checkpoint_every: int = Field(
+        0,
+        ge=0,
+        description="Every so many rounds each node writes a checkpoint, from which `--resume` goes on; "
+        "0: never.",
+    )
     tensorboard: bool = Field(
         False,
         description="Write curves for TensorBoard too, into the run's folder.",

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 
 from gossipfl.core.events import Event, Halt, Tick
 from gossipfl.core.exchange.machine import Machine
+from gossipfl.core.exchange.standing import Tree
 from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.node import FLUSH_EVERY, Node, Place
@@ -45,8 +46,7 @@ class AsynchronousNode(Node):
         self.ended = self.now
 
     def _begin(self) -> None:
-        self.begun = self.now
-        self.say({"begun": self.begun})
+        self._tell_begin()
         self._complained = time.monotonic()
         self._do(self._walk.begin(self.now))
 
@@ -94,6 +94,17 @@ class AsynchronousNode(Node):
         self.rounds += 1
         self.keeper.at(self.rounds, training=self._walk.training)
         self._tell_phase(phase, seconds)
+        if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
+            self.keep()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _kept(self) -> Tree:
+        return {"steps": self._walk.steps, "machine": self._walk.machine.kept()}
+
+    def _restore(self, tree: Tree, rounds: int) -> None:
+        self._walk.steps = tree["steps"]
+        self._walk.machine.resume(tree["machine"])
 
     def _patience(self) -> float:
         """Seconds that may pass without anything happening."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -30,6 +31,9 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
     """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
     config = plan.config
     torch.set_num_threads(config.train.threads)
+    if place.lost:
+        control.send_bytes(json.dumps({"error": place.lost}).encode())
+        return
     kind = Node if config.algorithm.exchange == "rounds" else AsynchronousNode
     node = kind(plan, workload, place, control, lan)
     word: dict[str, object] = {}
@@ -46,6 +50,8 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
             if node.moved:
                 _keep(place, node.learner.x)
                 node.say(_account(node))
+            if config.swarm.checkpoint_every:
+                node.keep()
     except TrainingDiverged as error:
         word = {"diverged": [error.round, error.what]}
     except Stopped:
@@ -71,7 +77,7 @@ def _account(node: Node) -> dict[str, object]:
     return {
         "rounds": node.rounds,
         "end": node.machine.rounds,
-        "sent_bytes": node.transport.sent_bytes,
+        "sent_bytes": node.sent_bytes,
         "ended": node.ended or node.now,
         "unrecorded": node.recorder.failed,
     }

@@ -32,8 +32,11 @@ from gossipfl.core.events import (
 )
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.stopping import Vigil
+from gossipfl.drivers import keeping
 from gossipfl.drivers.abroad import CHUNK, EVERY, PARTING, Abroad, Lan, LastWords
+from gossipfl.drivers.keeping import Keeping, Life
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
@@ -63,6 +66,8 @@ class Place(NamedTuple):
     listen: str
     beats: str
     epoch: float  # time.monotonic() of the start
+    resume: int | None = None  # the round of the checkpoint in `folder` that it goes on from
+    lost: str = ""  # why it has no part in this run any more: it was lost before the run was stopped
 
 
 class Node:
@@ -84,6 +89,11 @@ class Node:
         enough = criteria(config, workload)
         self._vigil = Vigil(enough) if enough else None
         who = Who(place.node, self._name)
+        self._epoch = place.epoch
+        self._keeping = Keeping(
+            config, place.node, place.folder, about, lambda text: self.say({"note": text})
+        )
+        self._held: Sequence[Effect] = ()  # what waits for a checkpoint
         records = place.folder / "records" / f"{self._name}.jsonl"
         shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
         self.keeper: Keeper | LastWords
@@ -104,9 +114,12 @@ class Node:
         self.moved = False  # have the parameters changed since the last round?
         self._left = False
         self._told = (0, 0)
+        self._sent_before = 0  # bytes, by the process that this one goes on from
         self._mix_s = self._wait_s = 0.0
         self._flushed = 0.0
         self._complained = 0.0
+        if place.resume is not None:
+            self._resume(place.resume)
 
     def _make(self, about: Mapping[str, object]) -> Machine:
         rows, terms = self._plan.rows(self._place.node), self._plan.recipe.terms(self.learner.validate)
@@ -127,7 +140,12 @@ class Node:
     @property
     def now(self) -> float:
         """Seconds since the run's start."""
-        return time.monotonic() - self._place.epoch
+        return time.monotonic() - self._epoch
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes sent since the run's start."""
+        return self._sent_before + self.transport.sent_bytes
 
     # ------------------------------------------------------------------ life
 
@@ -159,9 +177,16 @@ class Node:
         self.ended = self.now
 
     def _begin(self) -> None:
-        self.begun = self.now
-        self.say({"begun": self.begun})
+        self._tell_begin()
         self._do(self.machine.handle(Begin(self._copy()), self.now))
+
+    def _tell_begin(self) -> None:
+        if self._place.resume is None:
+            self.begun = self.now
+        else:
+            text = f"goes on from its checkpoint of round {self._place.resume}"
+            self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+        self.say({"begun": self.begun})
 
     def leave(self) -> None:
         """Stay until the neighbours have all they were sent."""
@@ -207,6 +232,45 @@ class Node:
         self.learner.load(adopt.x)
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
+        if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
+            self.keep()
+        held, self._held = self._held, ()
+        self._do(held)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def keep(self) -> None:
+        """Write a checkpoint, between two rounds or after the last."""
+        life = Life(
+            self.now,
+            self.begun,
+            self.recorder.position(),
+            self.sent_bytes,
+            None if self._vigil is None else self._vigil.kept(),
+        )
+        t0 = time.monotonic()
+        size = self._keeping.write(self.rounds, life, self._kept(), self.learner)
+        if size is not None:
+            seconds = time.monotonic() - t0
+            self.recorder.write("checkpoint", round=self.rounds, time=self.now, bytes=size, seconds=seconds)
+            self.say({"checkpoint": self.rounds})
+
+    def _kept(self) -> Tree:
+        assert isinstance(self.machine, Rounds)
+        return keeping.standing(self.machine)
+
+    def _resume(self, round: int) -> None:
+        """Go on from a checkpoint. Raises Unusable."""
+        said, tree = self._keeping.load(round, self.learner)
+        self.rounds, self.begun, self._epoch = round, said["begun"], time.monotonic() - said["time"]
+        self._sent_before = said["sent_bytes"]
+        if self._vigil is not None and said["vigil"] is not None:
+            self._vigil.restore(said["vigil"])
+        self._restore(tree, said["rounds"])
+
+    def _restore(self, tree: Tree, rounds: int) -> None:
+        assert isinstance(self.machine, Rounds)
+        keeping.resume(self.machine, tree, self._plan.config, rounds)
 
     def _copy(self) -> Tensor:
         return self.learner.vector.detach().clone()
@@ -219,12 +283,15 @@ class Node:
         self._mix_s += time.monotonic() - t0
 
     def _do(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
+        for index, effect in enumerate(effects):
             match effect:
                 case Send(peer, session, message):
                     self.transport.send(peer, session, message)
-                case Adopt():
+                case Adopt(round):
                     self._adopted = effect
+                    if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
+                        self._held = effects[index + 1 :]
+                        return
                 case Shift(delta):
                     self.learner.load(self._copy() + delta)
                     self.moved = True
@@ -269,6 +336,8 @@ class Node:
                 for j in self._neighbors:
                     if j > self._place.node and j in addresses:
                         self.transport.dial(j, addresses[j][0])
+            if "base" in word:
+                self._keeping.base = word["base"]
             for j in word.get("gone", ()):
                 if j in self._neighbors:
                     self._handle(PeerDown(j, None, gone=True))

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Final
 
 from gossipfl.config import Config
+from gossipfl.drivers.resuming import Found
 
 #: Seconds that the zygote may take to end the nodes before it is killed with all of them.
 GRACE: Final = 1.4
@@ -38,8 +39,10 @@ Word = Mapping[str, object]
 class Swarm:
     """The processes of one run. Entering starts them; on leaving, none is left."""
 
-    def __init__(self, config: Config, folder: Path, *, save_models: bool = False) -> None:
-        self._config, self._folder, self._save_models = config, folder, save_models
+    def __init__(
+        self, config: Config, folder: Path, *, save_models: bool = False, resume: Found | None = None
+    ) -> None:
+        self._config, self._folder, self._save_models, self._resume = config, folder, save_models, resume
         self._selector = selectors.DefaultSelector()
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,6 +64,8 @@ class Swarm:
             "folder": str(self._folder.absolute()),
             "epoch": time.monotonic(),
             "save_models": self._save_models,
+            "resume": {} if self._resume is None else dict(self._resume.rounds),
+            "lost": {} if self._resume is None else dict(self._resume.lost),
         }
         environment = dict(os.environ)
         if self._config.train.device in ("cpu", "auto"):

@@ -24,17 +24,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gossipfl.config import Config, load_config
+from gossipfl.drivers import checkpoint
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.node import Place
 from gossipfl.drivers.outcome import Outcome, summarize
 from gossipfl.drivers.plan import Plan, plan
+from gossipfl.drivers.resuming import require_same_data
 from gossipfl.errors import ConfigError, GossipError
 from gossipfl.learning.workload import Workload, workload
 
@@ -67,17 +70,25 @@ class _Child:
     begun: float | None = None
     word: dict[str, Any] | None = None
     alive: bool = True
+    kept: set[int] = field(default_factory=set)  # rounds of its checkpoints
+
+
+class Run(NamedTuple):
+    """Where a run is, when it began, and what it goes on from."""
+
+    folder: Path
+    scratch: Path  # for sockets, and for what does not fit into the run's folder
+    epoch: float
+    resume: Mapping[str, int] = MappingProxyType({})  # node name -> the round of its checkpoint
+    lost: Mapping[str, str] = MappingProxyType({})  # node name -> why it has no part in this any more
 
 
 class Nursery:
     """The nodes' processes: started on entering, none left on leaving."""
 
-    def __init__(
-        self, made: Plan, load: Workload, folders: tuple[Path, Path], epoch: float, tell: Tell
-    ) -> None:
-        """folders: the run's, and one for sockets and for what does not fit into the run's."""
-        self._plan, self._load, self._epoch, self._tell = made, load, epoch, tell
-        self._folder, self._scratch = folders
+    def __init__(self, made: Plan, load: Workload, run: Run, tell: Tell) -> None:
+        self._plan, self._load, self._run, self._tell = made, load, run, tell
+        self._folder, self._scratch = run.folder, run.scratch
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
         self._stop_by: float | None = None
@@ -105,7 +116,9 @@ class Nursery:
     def _start(self, context: Any, forking: bool) -> None:
         for node in range(self._plan.n):
             ours, theirs = context.Pipe()
-            place = Place(node, self._folder, self._scratch, *self._listen(node), self._epoch)
+            name = self._plan.config.names[node]
+            goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
+            place = Place(node, self._folder, self._scratch, *self._listen(node), self._run.epoch, *goes_on)
             if forking:
                 ends = [c.control for c in self._children] + [ours]
                 process = context.Process(target=_born, args=(self._plan, self._load, place, theirs, ends))
@@ -160,6 +173,11 @@ class Nursery:
             child.bound = word["bound"]
         elif "begun" in word:
             child.begun = word["begun"]
+        elif "note" in word:
+            self._tell(word)
+        elif "checkpoint" in word:
+            child.kept.add(word["checkpoint"])
+            self._rebase(word["checkpoint"])
         else:
             if word.get("unrecorded") and not self._unrecorded:
                 self._unrecorded = True
@@ -179,11 +197,22 @@ class Nursery:
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
             why = how if child.word is None else child.word["error"]
             refused = bool(child.word and child.word.get("refused"))
-            self._tell({"lost": self._plan.config.names[child.node], "why": why, "refused": refused})
+            name = self._plan.config.names[child.node]
+            self._tell({"lost": name, "why": why, "refused": refused})
+            if self._plan.config.swarm.checkpoint_every and self._stop_by is None:
+                checkpoint.mark_lost(self._folder / checkpoint.FOLDER / name, why)
         self._introduce()
         for other in self._children:
             if other.alive:
                 _send(other, {"gone": [child.node]})
+
+    def _rebase(self, round: int) -> None:
+        """Once every node that lives has a checkpoint of this round, none of them goes back further."""
+        living = [c for c in self._children if c.alive]
+        if all(round in c.kept for c in living):
+            for child in living:
+                child.kept = {r for r in child.kept if r >= round}
+                _send(child, {"base": round})
 
     def _introduce(self) -> None:
         """When every node that lives is bound: tell each where the others are."""
@@ -323,7 +352,13 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     made = plan(config, load.sizes, load.plain)
     _warm(load)
     tell({"ready": time.monotonic() - job["epoch"]})
-    with Nursery(made, load, (folder, scratch), job["epoch"], tell) as nursery:
+    run = Run(folder, scratch, job["epoch"], job["resume"], job["lost"])
+    if run.resume:
+        name, round = next(iter(run.resume.items()))
+        found = checkpoint.header(folder / checkpoint.FOLDER / name, round)
+        static = made.recipe.schedule.length is not None
+        require_same_data(made.about(load.signature, load.data_hash), found, static)
+    with Nursery(made, load, run, tell) as nursery:
         outcome = nursery.watch()
     if nursery.interrupted:
         return 0

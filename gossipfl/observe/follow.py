@@ -23,6 +23,11 @@ class Follower:
         self.folder = run_dir / "records"
         self._read: dict[str, int] = {}  # file name -> bytes taken
 
+    def skip(self) -> None:
+        """Leave out what is written by now."""
+        for path in self.folder.glob("*.jsonl"):
+            self._read[path.name] = path.stat().st_size
+
     def poll(self) -> list[Record]:
         """The records that are new, ordered by time and then node; never raises for what files do."""
         records: list[Record] = []

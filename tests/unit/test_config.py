@@ -175,7 +175,6 @@ def test_a_key_like_no_other_is_refused_with_the_list_of_keys() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "swarm.checkpoint_every",
         "swarm.start_quorum",
         "algorithm.on_death",
         "wire.dtype",

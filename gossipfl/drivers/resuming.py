@@ -1,0 +1,160 @@
+"""Where a stopped run can go on: the newest state that its nodes have in common. No torch in here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from gossipfl.config import Config
+from gossipfl.drivers import checkpoint
+from gossipfl.drivers.plan import Plan
+from gossipfl.errors import ConfigError, Problem
+
+#: What is compared when the data are at hand, and how it is called.
+HASHES: Final[Mapping[str, str]] = {"graph": "the graph", "model": "the model", "data": "the data"}
+
+
+class Found(NamedTuple):
+    """What a run goes on from."""
+
+    rounds: Mapping[str, int]  # node name -> the round of its checkpoint
+    lost: Mapping[str, str]  # node name -> why it has no part in this any more
+    notes: tuple[str, ...]  # for people
+
+
+class Shelf:
+    """A run's checkpoints, each looked into once."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = folder / checkpoint.FOLDER
+        self.rounds = {name: checkpoint.rounds(self.folder / name) for name in names}
+        self.notes: list[str] = []
+        self.last = ""  # what was wrong with the last one that could not be used
+        self._headers: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def header(self, name: str, round: int) -> dict[str, Any] | None:
+        """What a checkpoint says; None, with a note, if it cannot be used: then it is not there any more."""
+        if (name, round) not in self._headers:
+            try:
+                self._headers[name, round] = checkpoint.header(self.folder / name, round)
+            except checkpoint.Unusable as error:
+                self.rounds[name].remove(round)
+                self.last = f"{self.folder / name / f'{round:08d}'} {error}"
+                self.notes.append(f"{self.last}; an older one is taken")
+                return None
+        return self._headers[name, round]
+
+    def common(self, names: Sequence[str]) -> int | None:
+        """The newest round of which every one of these nodes has a checkpoint that can be used."""
+        while shared := set.intersection(*(set(self.rounds[name]) for name in names)):
+            newest = max(shared)
+            if all(self.header(name, newest) is not None for name in names):
+                return newest
+        return None
+
+
+def find(folder: Path, config: Config, plan: Plan | None = None) -> Found:
+    """What the run in a folder goes on from; plan: its graph, where that can be made without the data.
+
+    Raises ConfigError: no checkpoint, none that can be used, a config that differs in what matters, nothing
+    left to do.
+    """
+    shelf = Shelf(folder, config.names)
+    if not any(shelf.rounds.values()):
+        wrong = f"{folder} holds no checkpoint"
+        raise ConfigError(Problem("--resume", wrong, "nodes write them where swarm.checkpoint_every is set"))
+    rounds: dict[str, int] = {}
+    lost: dict[str, str] = {}
+    for names in _groups(config, plan):
+        _together(shelf, names, rounds, lost)
+    if not rounds:
+        raise ConfigError(Problem("--resume", f"every node of the run in {folder} was lost", "start anew"))
+    first = next(iter(rounds.items()))
+    require_same(config, shelf.header(*first) or {}, folder)
+    if min(rounds.values()) >= config.swarm.rounds:
+        wrong = f"is {config.swarm.rounds}, and the run in {folder} has made {min(rounds.values())}"
+        right = f"--set swarm.rounds={2 * config.swarm.rounds}, to go on"
+        raise ConfigError(Problem("swarm.rounds", wrong, right))
+    return Found(rounds, lost, tuple(shelf.notes))
+
+
+def _groups(config: Config, plan: Plan | None) -> list[list[str]]:
+    """The nodes that have to go on from one round: those that hear of each other."""
+    names = config.names
+    if config.algorithm.exchange != "rounds" or config.algorithm.rule == "none":
+        return [[name] for name in names]
+    if plan is None:
+        return [list(names)]
+    home = list(range(plan.n))
+
+    def root(i: int) -> int:
+        while home[i] != i:
+            i = home[i]
+        return i
+
+    for i, j in plan.edges():
+        home[max(root(i), root(j))] = min(root(i), root(j))
+    groups: dict[int, list[str]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(root(i), []).append(name)
+    return list(groups.values())
+
+
+def _together(shelf: Shelf, names: list[str], rounds: dict[str, int], lost: dict[str, str]) -> None:
+    """Fill in for nodes that hear of each other. One that had been lost long before the others stopped, so
+    that they have nothing in common with it any more, stays lost. Raises ConfigError."""
+    while names:
+        common = shelf.common(names)
+        if common is not None:
+            rounds |= dict.fromkeys(names, common)
+            return
+        newest = {name: max(shelf.rounds[name], default=-1) for name in names}
+        first = min(names, key=lambda name: newest[name])
+        if not checkpoint.is_lost(shelf.folder / first):
+            what = f"has none after round {newest[first]}" if newest[first] >= 0 else "has none"
+            wrong = shelf.last or f"{shelf.folder}: the nodes have no round in common: {first} {what}"
+            raise ConfigError(Problem("--resume", wrong, "no other checkpoint is there to take; start anew"))
+        names.remove(first)
+        lost[first] = "was lost before the run was stopped"
+
+
+def require_same(config: Config, found: Mapping[str, Any], folder: Path) -> None:
+    """Raises ConfigError for everything that matters and is not as it was at the checkpoint."""
+    then: Mapping[str, object] = found.get("essentials", {})
+    now = checkpoint.essentials(config)
+    problems = [
+        Problem(key, f"is {_shown(now.get(key))}, and was {_shown(then.get(key))} in {folder}", "as it was")
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def require_same_data(about: Mapping[str, object], found: Mapping[str, Any], static: bool) -> None:
+    """The same for what is known only with the data at hand; static: the graph does not depend on the number
+    of rounds."""
+    for key, name in HASHES.items():
+        then, now = found["hashes"][key], about[key]
+        if then != now and (key != "graph" or static):
+            wrong = f"{name} changed since the checkpoint ({now}, and was {then})"
+            raise ConfigError(Problem("--resume", wrong, "a run goes on with what it began with"))
+
+
+def _shown(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def rewind(folder: Path, found: Found) -> None:
+    """Take away what is later than the states that are gone on from: checkpoints, and records, so that
+    nothing is counted twice. Raises OSError."""
+    for name, round in found.rounds.items():
+        own = folder / checkpoint.FOLDER / name
+        checkpoint.clear(own, round)
+        path = folder / "records" / f"{name}.jsonl"
+        position = int(checkpoint.header(own, round)["records"])
+        if path.exists() and path.stat().st_size > position:
+            os.truncate(path, position)
