@@ -1,7 +1,8 @@
 """z -> W z for all nodes at once, by blocks of rows that threads take turns at.
 
 Every element is the sum that its node would make: over neighbours by index from +0.0, one multiply and one
-add each. scipy's CSR product adds sorted columns so (tests/laws guards it), and however the rows are cut.
+add each. scipy's CSR product adds sorted columns so (tests/laws guards it), and however the rows are cut. It
+is called where it adds to memory that is there: a product of its own would be new memory, written twice.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
+from scipy.sparse._sparsetools import csr_matvecs
 from torch import Tensor
 
 from gossipfl.learning.crew import ALONE, Crew
+from gossipfl.learning.memory import Shelf
 from gossipfl.topology import Mixing
 
 BLOCK = 2**21  # bytes of a block: what a thread writes stays in its cache, and scipy is called seldom enough
@@ -24,23 +28,20 @@ class Mixer:
     """W z for z `[n, d]`, in z's number type and on its device."""
 
     def __init__(self, crew: Crew = ALONE) -> None:
-        self._crew = crew
+        self._crew, self._shelf = crew, Shelf()
         self._made: dict[tuple[int, torch.dtype, int], tuple[Mixing, list[Block]]] = {}
 
     def __call__(self, mixing: Mixing, z: Tensor) -> Tensor:
         if z.device.type != "cpu":
             return on_device(mixing, z)
-        values = z.detach().numpy()
-        blocks = self._blocks(mixing, z)
-        if len(blocks) == 1:
-            return torch.from_numpy(blocks[0][1] @ values)
-        mixed = torch.empty_like(z)
+        values = np.ascontiguousarray(z.detach().numpy())
+        mixed = self._shelf.empty_like(z)
         out = mixed.numpy()
 
         def multiply(block: Block) -> None:
-            out[block[0]] = block[1] @ values
+            product(block[1], values, out[block[0]])
 
-        self._crew.map(multiply, blocks)
+        self._crew.map(multiply, self._blocks(mixing, z))
         return mixed
 
     def _blocks(self, mixing: Mixing, z: Tensor) -> list[Block]:
@@ -53,6 +54,13 @@ class Mixer:
             whole = len(z) <= 2 * rows
             self._made[key] = (mixing, [(slice(0, len(z)), matrix)] if whole else _cut(matrix, rows))
         return self._made[key][1]
+
+
+def product(rows: sp.csr_array, values: NDArray[np.floating], out: NDArray[np.floating]) -> None:
+    """Some rows `[r, n]` of W times values `[n, d]` into out `[r, d]`; all of one type, in C order."""
+    out.fill(0)
+    r, n = rows.shape
+    csr_matvecs(r, n, values.shape[1], rows.indptr, rows.indices, rows.data, values.ravel(), out.ravel())
 
 
 def on_device(mixing: Mixing, z: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from gossipfl.learning.batches import Stream
 from gossipfl.learning.carrying import CarryingLearner
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat
+from gossipfl.learning.memory import Shelf
 from gossipfl.learning.models import CHUNK, evaluate, set_mode
 from gossipfl.learning.tiles import Tile, tiles, views
 from gossipfl.learning.tracing import Gradient, Values, batched_gradient, safe, trace
@@ -99,6 +100,7 @@ class BatchedCohort:
         self._traces: dict[int, Gradient] = {}  # by nodes in a tile
         self._streams = streams
         self._rowwise = False
+        self._shelf = Shelf()
         self._tiles = tiles(self.flat, self._starts, streams, lesson.regimen)
 
     def start(self) -> Tensor:
@@ -106,7 +108,7 @@ class BatchedCohort:
 
     def phase(self, x: Tensor, round: int) -> tuple[Tensor, Tensor, float]:
         rate = self.lesson.regimen.rate
-        after, losses = torch.empty_like(x), x.new_empty(self.n)
+        after, losses = self._shelf.empty_like(x), x.new_empty(self.n)
         set_mode(self.flat.module, training=True)
         self._trace(x)
 

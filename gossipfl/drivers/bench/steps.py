@@ -11,12 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from gossipfl.config import load_config
@@ -24,10 +25,11 @@ from gossipfl.drivers import vector
 from gossipfl.drivers.bench.turns import Pace, Row, Say, Watch, ratios, turns
 from gossipfl.drivers.machine import cores
 from gossipfl.drivers.plan import plan
+from gossipfl.learning.cohort import Cohort
+from gossipfl.learning.crew import Crew
 from gossipfl.learning.task import Task
 from gossipfl.learning.tasks.digits import digits
-from gossipfl.learning.workload import workload
-from gossipfl.records import Record
+from gossipfl.learning.workload import Workload, workload
 
 TILE: Final = 64
 BATCH: Final = 8
@@ -107,6 +109,34 @@ class Written:
         return np.asarray(losses)
 
 
+class _Timed:
+    """A workload that takes the time from a round on until models are evaluated."""
+
+    def __init__(self, load: Workload, first: int) -> None:
+        self._load, self._first = load, first
+        self.pace = Pace(0.0)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._load, name)
+
+    def cohort(self, crew: Crew) -> Cohort:
+        cohort = self._load.cohort(crew)
+        phase, evaluate = cohort.phase, cohort.evaluate
+        watch = Watch()
+
+        def begins(x: Tensor, round: int) -> tuple[Tensor, Tensor, float]:
+            nonlocal watch
+            watch = Watch() if round == self._first else watch
+            return phase(x, round)
+
+        def ends(x: Tensor) -> dict[str, Tensor]:
+            self.pace = self.pace if self.pace.wall else watch.pace(1)
+            return evaluate(x)
+
+        cohort.phase, cohort.evaluate = begins, ends  # type: ignore[method-assign]
+        return cohort
+
+
 def measure(case: Case, say: Say) -> Row:
     """Both figures and their ratio. Raises ConfigError for a graph that is none."""
     n, task, threads = case.nodes, task_of(case.nodes), torch.get_num_threads()
@@ -114,7 +144,7 @@ def measure(case: Case, say: Say) -> Row:
     def engine(rounds: int) -> Pace:
         config = load_config(
             {
-                "swarm": {"nodes": n, "rounds": 2 * rounds, "eval_every": rounds},
+                "swarm": {"nodes": n, "rounds": 2 * rounds, "eval_every": 2 * rounds},
                 "topology": {"graph": case.graph},
                 "train": {"lr": RATE, "batch": BATCH, "dtype": case.dtype, "device": "cpu"},
                 "data": {"partition": "iid"},
@@ -122,15 +152,9 @@ def measure(case: Case, say: Say) -> Row:
         )
         load = workload(config, task)
         torch.set_num_threads(cores())
-        seen: list[Watch] = []  # one an evaluation: the first half warms up, the second counts
-        paces: list[Pace] = []
-
-        def watch(record: Record) -> None:
-            paces.extend(begun.pace(n * rounds) for begun in seen)
-            seen.append(Watch())
-
-        vector.run(plan(config, load.sizes), load, watch, each=False)
-        return paces[0]
+        timed = _Timed(load, rounds)
+        vector.run(plan(config, load.sizes), cast(Workload, timed), lambda record: None, each=False)
+        return Pace(n * rounds * timed.pace.wall, n * rounds * timed.pace.cpu)
 
     with closing(Written(case, task)) as written:
 
