@@ -102,6 +102,8 @@ class Network:
                 self._slow[node] *= network.straggler_factor
         self._hiccup = [draw.prefix(self._seed, Purpose.NETWORK, _HICCUP, node) for node in range(n)]
         self._lines: dict[tuple[int, int], _Line] = {}
+        rates = (network.bandwidth, network.upload, network.download, network.window)
+        self._plain = not any((*rates, network.jitter, network.loss))  # nothing but latency
 
     # ------------------------------------------------------------------ messages
 
@@ -109,6 +111,8 @@ class Network:
         """When a message with so many bytes of payload that is sent now has arrived whole, and for how many
         seconds it was arriving; before the receiver's download is looked at."""
         line = self._lines.get((sender, receiver)) or self._line(sender, receiver)
+        if self._plain:
+            return now + line.latency, 0.0
         line.count += 1
         at, took = now, 0.0
         upload, rate = self._upload[sender], line.rate

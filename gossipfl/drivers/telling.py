@@ -22,7 +22,9 @@ def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object
     disagreement = 0.0
     if adopt.sent:
         given, got = adopt.sent[0], adopt.mixed[0]
-        disagreement = float((given - got).norm() / given.norm().clamp_min(torch.finfo(given.dtype).tiny))
+        norm = torch.linalg.vector_norm
+        least = torch.finfo(given.dtype).tiny
+        disagreement = norm(given - got).item() / max(norm(given).item(), least)
     return {"loss": phase.loss, "neighbors": neighbors, "disagreement": disagreement}
 
 
@@ -60,6 +62,8 @@ def wrong(phase: Phase, after: Tensor) -> str | None:
     neighbour."""
     if not math.isfinite(phase.loss):
         return f"the loss became {phase.loss}"
+    if math.isfinite(after.sum().item()):  # proves it; only another sum needs a look at each
+        return None
     return None if bool(finite(after)) else "a parameter became NaN or infinite"
 
 

@@ -6,10 +6,13 @@ only time is pretended (`drivers.network`). Asynchronous exchanges have an engin
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from gossipfl.core.events import (
     Adopt,
@@ -19,7 +22,6 @@ from gossipfl.core.events import (
     Finished,
     Halt,
     Note,
-    Received,
     Send,
     Shift,
     Stepped,
@@ -36,6 +38,10 @@ from gossipfl.errors import GossipError
 from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Workload
 
+#: Objects made until Python looks for cycles among them: what is under way are many, and makes none. (With
+#: Python's own 700 a third of the time goes into looking.)
+SELDOM: Final = 200_000
+
 
 @dataclass(slots=True)
 class _Node(Traveller):
@@ -44,6 +50,7 @@ class _Node(Traveller):
     machine: Rounds = field(kw_only=True)
     learner: Learner = field(kw_only=True)
     vigil: Vigil | None = field(kw_only=True)
+    x: Tensor = field(kw_only=True)  # what the machine gave last
     phase: Phase = field(default=Phase(0.0, 1.0, 0))
     stepped_at: float = 0.0
     train_s: float = 0.0
@@ -63,24 +70,24 @@ class Simulation(World):
         self._gathering = Gathering(workload, plan.n)
         near = neighbors_of_all(plan.edges(), plan.n)
         self._nodes = [self._node(i, near[i], workload.learner(i), about) for i in range(plan.n)]
+        self.travellers = self._nodes
 
     def _node(self, i: int, near: tuple[int, ...], learner: Learner, about: Mapping[str, object]) -> _Node:
         plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
         machine = Rounds(plan.recipe.rule, plan.rows(i), near, plan.rounds, about, terms)
         vigil = Vigil(self._criteria) if self._criteria else None
-        return _Node(machine=machine, learner=learner, vigil=vigil)
+        return _Node(machine=machine, learner=learner, vigil=vigil, x=learner.vector.clone())
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
         self.dial_all()
         begun = 0.0
-        while self.going and any(n.machine.missing() for n in self._nodes):
+        while self.going and self.anybody_missing():
             begun = self.pop()
         self._end = begun
         self.begin_absences(begun)
         for i, node in enumerate(self._nodes):
-            x = node.learner.vector.clone()
-            self._apply(i, node.machine.handle(Begin(x), begun), begun)
+            self._apply(i, node.machine.handle(Begin(node.x), begun), begun)
             self._train(i, begun)
         while self.going and self._diverged is None:
             self.pop()
@@ -107,17 +114,14 @@ class Simulation(World):
 
     # ------------------------------------------------------------------ a node
 
-    def traveller(self, node: int) -> Traveller:
-        return self._nodes[node]
-
     def missing(self, node: int) -> tuple[int, ...]:
         return self._nodes[node].machine.missing()
 
     def hear(self, node: int, event: Event, now: float) -> None:
         found = self._nodes[node]
-        if type(event) is Received:
-            found.received_bytes += self.size(event.message)
-        self._apply(node, found.machine.handle(event, now), now)
+        effects = found.machine.handle(event, now)
+        if effects:
+            self._apply(node, effects, now)
 
     def _train(self, i: int, now: float) -> None:
         """Start the local phase of node i's round."""
@@ -128,15 +132,15 @@ class Simulation(World):
 
     def ended(self, node: int, now: float) -> None:
         found = self._nodes[node]
-        x = found.learner.vector.clone()
+        x = found.x  # what was loaded: the learner's own is written over
         found.phase = found.learner.phase(found.rounds)
-        what = wrong(found.phase, found.learner.vector)
+        after = found.learner.vector.clone()
+        what = wrong(found.phase, after)
         if what is not None:
             found.learner.load(x)
             self._diverged = (node, found.rounds + 1, what)
             return
         found.stepped_at = now
-        after = found.learner.vector.clone()
         self._apply(node, found.machine.handle(Stepped(x, after, found.phase.ratio), now), now)
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
@@ -163,6 +167,7 @@ class Simulation(World):
 
     def _adopt(self, i: int, adopt: Adopt, now: float) -> None:
         node = self._nodes[i]
+        node.x = adopt.x
         node.learner.load(adopt.x)
         node.rounds += 1
         self._end = max(self._end, now)
@@ -206,8 +211,9 @@ class Simulation(World):
 def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
     """Run the event engine; `watch` is given every record as it is made. One torch thread a run, as real
     nodes have."""
-    threads = torch.get_num_threads()
+    threads, thresholds = torch.get_num_threads(), gc.get_threshold()
     torch.set_num_threads(plan.config.train.threads)
+    gc.set_threshold(SELDOM, *thresholds[1:])
     try:
         if plan.config.algorithm.replay:
             return replay.Replay(plan, workload, watch).run()
@@ -216,3 +222,4 @@ def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
         return Simulation(plan, workload, watch).run()
     finally:
         torch.set_num_threads(threads)
+        gc.set_threshold(*thresholds)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gossipfl.core.events import Effect, Event, Finished, Halt, Note, Received, Send, Tick
+from gossipfl.core.events import Effect, Event, Finished, Halt, Note, Send, Tick
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.machines import machine
@@ -57,12 +57,13 @@ class Simulation(World):
             )
             for i in range(plan.n)
         ]
+        self.travellers = self._nodes
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
         self.dial_all()
         begun = 0.0
-        while self.going and any(n.walk.machine.missing() for n in self._nodes):
+        while self.going and self.anybody_missing():
             begun = self.pop()
         self.begin_absences(begun)
         for i, node in enumerate(self._nodes):
@@ -94,9 +95,6 @@ class Simulation(World):
         )
 
     # ------------------------------------------------------------------ a node
-
-    def traveller(self, node: int) -> Traveller:
-        return self._nodes[node]
 
     def missing(self, node: int) -> tuple[int, ...]:
         return self._nodes[node].walk.machine.missing()
@@ -152,10 +150,7 @@ class Simulation(World):
         self._go_on(node, now)
 
     def _handle(self, i: int, event: Event, now: float) -> None:
-        node = self._nodes[i]
-        if isinstance(event, Received):
-            node.received_bytes += self.size(event.message)
-        self._do(i, node.walk.handle(event, now), now)
+        self._do(i, self._nodes[i].walk.handle(event, now), now)
 
     def _do(self, i: int, effects: list[Effect], now: float) -> None:
         for effect in effects:

@@ -8,11 +8,11 @@ dials anew.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import heappop, heappush
 from typing import Final
 
 from gossipfl.core.events import Event, PeerDown, PeerUp, Received, Send
@@ -31,7 +31,8 @@ PARTING: Final = 30.0
 
 Happening = Event | Callable[[float], None] | None
 Due = tuple[float, int, int, Happening, int]
-"""When, in which order of those at one time, at which node, what (None: a step ends), and which turn."""
+"""When, in which order of those at one time, at which node, what (None: a step ends); and which turn the step
+is, or how many bytes of payload a message has."""
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class World:
         self.network = Network(plan.config)
         self.absences = Absences(plan.config)
         self.begun = 0.0
+        self.travellers: Sequence[Traveller] = ()  # by node; of whoever inherits this
         self._heap: list[Due] = []
         self._order = 0
         self._live = plan.n  # nodes that are neither done nor lost
@@ -82,13 +84,10 @@ class World:
         for edge in self._edges.values():
             self._around[edge.low].append(edge)
             self._around[edge.high].append(edge)
+        self._met = 0  # nodes from the first on that have met all their neighbours
         self._sized: tuple[Vectors, int] = ((), 0)
 
     # ------------------------------------------------------------------ what a run is told
-
-    def traveller(self, node: int) -> Traveller:
-        """A node's own state."""
-        raise NotImplementedError
 
     def hear(self, node: int, event: Event, now: float) -> None:
         """Let a node that is there handle an event."""
@@ -111,18 +110,24 @@ class World:
     def put(self, at: float, node: int, what: Happening, turn: int = 0) -> None:
         """Something happens at a node."""
         self._order += 1
-        heapq.heappush(self._heap, (at, self._order, node, what, turn))
+        heappush(self._heap, (at, self._order, node, what, turn))
 
     def dial_all(self) -> None:
         """Every edge's lower end dials at the start."""
         for edge in self._edges.values():
             self.put(0.0, edge.low, PeerUp(edge.high, edge.session))
 
+    def anybody_missing(self) -> bool:
+        """Before the start, when nobody goes away: does a node still wait for a neighbour?"""
+        while self._met < self.plan.n and not self.missing(self._met):
+            self._met += 1
+        return self._met < self.plan.n
+
     def begin_absences(self, begun: float) -> None:
         """Training begins: from here on nodes may go away."""
         self.begun = begun
         for i in range(self.plan.n) if self.absences.any else ():
-            self.traveller(i).absences = self.absences.of(i)
+            self.travellers[i].absences = self.absences.of(i)
             self._next_absence(i)
 
     @property
@@ -132,12 +137,20 @@ class World:
 
     def pop(self) -> float:
         """Let the next thing happen; its time."""
-        now, _, i, what, turn = heapq.heappop(self._heap)
+        now, _, i, what, turn = heappop(self._heap)
         if what is None:
-            node = self.traveller(i)
+            node = self.travellers[i]
             if turn == node.turn and not node.away:
                 node.due = None
                 self.ended(i, now)
+        elif type(what) is Received:
+            node = self.travellers[i]
+            if not node.away:
+                node.received_bytes += turn
+                self.hear(i, what, now)
+            elif self._stands(i, what):
+                node.received_bytes += turn
+                node.mail.append(what)
         elif callable(what):
             what(now)
         else:
@@ -145,17 +158,17 @@ class World:
         return now
 
     def _arrive(self, i: int, event: Event, now: float) -> None:
-        node = self.traveller(i)
+        node = self.travellers[i]
         if type(event) is PeerUp and not self._stands(i, event):
             return
         if not node.away:
             self.hear(i, event, now)
-        elif not isinstance(event, Received | PeerUp) or self._stands(i, event):
+        else:
             node.mail.append(event)
 
     def step(self, i: int, now: float, seconds: float) -> None:
         """A step of a node begins, which takes so many seconds."""
-        node = self.traveller(i)
+        node = self.travellers[i]
         if node.away:
             node.rest = seconds
             return
@@ -165,7 +178,7 @@ class World:
 
     def finished(self, i: int) -> None:
         """A node is done."""
-        node = self.traveller(i)
+        node = self.travellers[i]
         if not node.left:
             node.left = True
             self._live -= not node.lost
@@ -179,7 +192,7 @@ class World:
 
     def send(self, i: int, send: Send, now: float) -> None:
         """A message goes out, and is on its way."""
-        node, message = self.traveller(i), send.message
+        node, message = self.travellers[i], send.message
         size = self.size(message)
         if size:
             node.sent_bytes += size
@@ -189,29 +202,29 @@ class World:
         if self.network.queues:
             self.put(at, send.peer, partial(self._land, send.peer, event, took, size))
         else:
-            self.put(at, send.peer, event)
+            self.put(at, send.peer, event, size)
 
     def _land(self, i: int, event: Event, took: float, size: int, now: float) -> None:
         """A message has come as far as its receiver's download."""
-        self.put(self.network.landed(i, now, took, size), i, event)
+        self.put(self.network.landed(i, now, took, size), i, event, size)
 
     def size(self, message: Message) -> int:
         """Bytes of payload in a message; the same payload goes to many."""
         payload: Vectors = getattr(message, "payload", ())
         if payload is not self._sized[0]:
-            self._sized = (payload, sum(t.numel() * t.element_size() for t in payload))
+            self._sized = (payload, sum(tensor.nbytes for tensor in payload))
         return self._sized[1]
 
     # ------------------------------------------------------------------ absences
 
     def _next_absence(self, i: int) -> None:
-        for absence in self.traveller(i).absences:
+        for absence in self.travellers[i].absences:
             self.put(self.begun + absence.goes, i, partial(self._leave, i, self.begun + absence.back))
             return
 
     def _leave(self, i: int, back: float, now: float) -> None:
         """A node goes away."""
-        node = self.traveller(i)
+        node = self.travellers[i]
         if node.left:
             return
         node.away, node.number = True, node.number + 1
@@ -226,7 +239,7 @@ class World:
 
     def _missed(self, i: int, number: int, lost: bool, now: float) -> None:
         """Its neighbours notice that a node is away."""
-        node = self.traveller(i)
+        node = self.travellers[i]
         if not node.away or node.number != number:
             return
         node.mail = [event for event in node.mail if not isinstance(event, Received | PeerUp)]
@@ -235,20 +248,20 @@ class World:
             self._live -= not node.left
         for edge in self._around[i]:
             j, edge.broken = edge.other(i), True
-            if not self.traveller(j).away:
+            if not self.travellers[j].away:
                 self._down(j, edge, now)
 
     def _down(self, i: int, edge: _Edge, now: float) -> None:
         """One end of an edge learns that its line is broken."""
         other = edge.other(i)
-        end = self.traveller(other)
+        end = self.travellers[other]
         self.hear(i, PeerDown(other, edge.session), now)
         if end.lost or end.left:
             self.hear(i, PeerDown(other, None, gone=True), now)
 
     def _back(self, i: int, now: float) -> None:
         """A node comes back."""
-        node = self.traveller(i)
+        node = self.travellers[i]
         node.away = False
         self.tell(i, "back", now)
         mail, node.mail = node.mail, []
@@ -257,7 +270,7 @@ class World:
         for edge in self._around[i]:
             if edge.broken:
                 self._down(i, edge, now)
-                end = self.traveller(edge.other(i))
+                end = self.travellers[edge.other(i)]
                 if not (end.away or end.left):
                     edge.broken, edge.session = False, edge.session + 1
                     at = now + self.network.meeting(edge.low, edge.high)
@@ -277,7 +290,7 @@ class World:
         return edge.session == event.session and not edge.broken
 
     def _let_go(self, i: int, now: float) -> None:
-        node = self.traveller(i)
+        node = self.travellers[i]
         if node.left or node.lost:
             return
         if not node.away:

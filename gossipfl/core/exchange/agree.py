@@ -18,6 +18,8 @@ def differs(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str | N
 
     The protocol comes first, then the config's keys, then what is made of them.
     """
+    if mine is theirs:
+        return None
     for key in _order({*mine, *theirs} - {INSTANCE}):
         one, other = mine.get(key), theirs.get(key)
         if one == other or (key == DATA and None in (one, other)):

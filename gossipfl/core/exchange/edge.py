@@ -66,8 +66,10 @@ class Edge:
     def decide(self, round: int, sends: bool = True) -> None:
         """Will this end send its payload of `round`? Not before everything open on the edge is settled, and
         only if an arc leads there (`sends`)."""
-        unanswered = any(t > self.heard for t in self.out)
-        unacknowledged = sum(t > self.acked for t in self.out) > WINDOW - 1
+        unanswered = unacknowledged = False
+        if self.out:
+            unanswered = any(t > self.heard for t in self.out)
+            unacknowledged = sum(t > self.acked for t in self.out) > WINDOW - 1
         refused = not self.arcs and self.heard >= round and round not in self.inbox
         self.plan = sends and self.up and not (unanswered or unacknowledged or refused)
 
@@ -88,8 +90,10 @@ class Edge:
 
     def settle(self, through: int) -> list[Flow]:
         """Take the pairs of payloads up to and including a round; each is counted once. Ascending rounds."""
-        flows = []
-        for t in sorted(t for t in self.inbox if t <= through):
+        flows: list[Flow] = []
+        if not self.inbox:
+            return flows
+        for t in sorted([t for t in self.inbox if t <= through]):
             theirs = self.inbox.pop(t)
             if self.arcs:
                 flows.append(Flow(self.peer, t, theirs, self.owed.pop(t, None)))
@@ -103,7 +107,8 @@ class Edge:
     def release(self, round: int) -> None:
         """The round is closed here: move `counted` on and let go of what the peer refused or has counted."""
         self.counted = max(self.counted, min(self.heard, round))
-        self._drop(self.counted)
+        if self.out or self.arcs:
+            self._drop(self.counted)
 
     def owe(self, round: int, payload: Vectors) -> None:
         """The round closes without the peer's payload, which may still come: keep what this end had. No more

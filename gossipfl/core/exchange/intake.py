@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from gossipfl.core.aggregate import Reweigh, Row, ordered_sum
@@ -57,7 +58,7 @@ def inbox(terms: Terms, mine: Own, intake: Intake) -> Inbox:
     """The mixed payload: what is missing is weighed as its sender or this node keeps it, what is late enters
     too."""
     row = intake.row
-    missing = frozenset(row.neighbors) - intake.arrived.keys()
+    missing = frozenset(j for j in row.neighbors if j not in intake.arrived)
     row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
     if terms.reweigh is not None and terms.score is not None:
         row = _by_score(row, mine, intake.arrived, terms.reweigh, terms.score)
@@ -83,7 +84,7 @@ def _by_score(
     """The same row with the weights that `reweigh` makes of the models' losses here."""
     losses = [score(mine.sent[0] if j == row.node else arrived[j][0]) for j, _ in row.weights]
     weights = reweigh([w for _, w in row.weights], losses)
-    return row._replace(weights=tuple((j, w) for (j, _), w in zip(row.weights, weights, strict=True)))
+    return replace(row, weights=tuple((j, w) for (j, _), w in zip(row.weights, weights, strict=True)))
 
 
 def inbox_by_link(mine: Own, intake: Intake) -> Inbox:

@@ -155,6 +155,15 @@ class Rounds:
         active = set(self._row(self.round).active)
         return tuple(j for j, e in self.edges.items() if j in active and e.up and e.heard < self.round)
 
+    def _waits(self) -> bool:
+        """Is any word missing? As `silent`, which is asked for each message, but quicker."""
+        edges, round = self.edges, self.round
+        for j in self._row(round).active:
+            edge = edges[j]
+            if edge.up and edge.heard < round:
+                return True
+        return False
+
     # ------------------------------------------------------------------ stopping and going on
 
     def standing(self) -> Standing:
@@ -218,7 +227,7 @@ class Rounds:
 
     def _emit(self, x: Tensor, after: Tensor, ratio: float, told: Collection[int] = ()) -> list[Effect]:
         """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
-        self._turn = self._turn._replace(round=self.round, ratio=ratio)
+        self._turn = Turn(self.round, ratio, self._turn.links)
         self._own = own(self._rule.emit(self._state, x, after, self._turn), self._terms.packing)
         if not self._own.payload:
             return []
@@ -244,13 +253,13 @@ class Rounds:
         self._x, self._after = event.x, event.after
         ratio = 1.0 if self.round == self._resets.last else event.ratio
         effects = [] if self._rule.early else self._emit(event.x, event.after, ratio)
-        self._turn = self._turn._replace(round=self.round, ratio=ratio)
+        self._turn = Turn(self.round, ratio, self._turn.links)
         self.phase = Phase.WAITING
         return effects + self._close_if_ready()
 
     def _close_if_ready(self) -> list[Effect]:
         effects: list[Effect] = []
-        if self.phase is Phase.WAITING and (not self._own.payload or not self.silent()):
+        if self.phase is Phase.WAITING and (not self._own.payload or not self._waits()):
             effects += self._close()
         return effects
 
@@ -412,11 +421,6 @@ class Rounds:
     def _received(self, event: Received) -> list[Effect]:
         edge = self.edges.get(event.peer)
         match event.message:
-            case Welcome() | Hello():
-                return self._greeted(event)
-            case Refuse(_, reason):
-                self.refused = reason
-                return [Note("refused", event.peer, reason)]
             case Data() | Nothing() as message:
                 if edge is None or edge.session != event.session or not edge.up:
                     return []  # a superseded session is discarded unread
@@ -427,11 +431,16 @@ class Rounds:
                 # a last word before the last round: the others go on
                 left = edge.done and not done and self.round + 1 < self.rounds
                 note: list[Effect] = [Note("peer_down", edge.peer, LEFT)] if left else []
-                return note + self._close_if_ready()
+                return note + self._close_if_ready() if self.phase is Phase.WAITING else note
             case Stop(round):
                 return self._halt(round, event.peer)
             case Reset(round):
                 return self._reset(round, event.peer)
+            case Welcome() | Hello():
+                return self._greeted(event)
+            case Refuse(_, reason):
+                self.refused = reason
+                return [Note("refused", event.peer, reason)]
             case Ask() | Answer() | Decline() | Push():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
