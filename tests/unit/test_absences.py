@@ -156,17 +156,13 @@ def test_every_rule_finishes_while_nodes_go_and_come(rule: str) -> None:
 @pytest.mark.parametrize("exchange", ["pairwise", "push"])
 def test_asynchronous_exchanges_go_on_while_nodes_go_and_come(exchange: str) -> None:
     rule = "gossip-learning" if exchange == "push" else "dpsgd"
-    config = keys(**CHURN, **{"algorithm.exchange": exchange, "algorithm.rule": rule, "swarm.seed": 2})
-    load = workload(load_config(config))
-    before = np.stack([load.learner(node).x.numpy() for node in range(6)]).mean(0)
+    config = keys(**CHURN, **{"algorithm.exchange": exchange, "algorithm.rule": rule})
 
     first, again = run(config), run(config)
 
     assert first.summary["finished"] and first.models is not None and again.models is not None
     assert first.models.tobytes() == again.models.tobytes()
     assert "back" in {r["kind"] for r in first.records}
-    if exchange == "pairwise":  # keeps the mean, if no answer is under way on a broken line at the end
-        assert first.models.mean(0) == pytest.approx(before, abs=1e-13)
 
 
 def test_a_short_absence_is_a_pause_that_nobody_notices(tmp_path: Path) -> None:
