@@ -70,6 +70,7 @@ def simulate(
     from gossipfl.drivers import keep, vector, virtual
     from gossipfl.drivers.outcome import summarize
     from gossipfl.drivers.plan import plan
+    from gossipfl.drivers.telling import plain
     from gossipfl.learning.workload import workload
 
     if engine not in ("vector", "events"):
@@ -98,7 +99,7 @@ def simulate(
     summary = summarize(made, load_, outcome)
     if folder is not None and (save_models or outcome.diverged):
         saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
-    result = _finish(loaded, summary, kept, outcome.x.numpy(), saving, outcome.diverged)
+    result = _finish(loaded, summary, kept, plain(outcome.x), saving, outcome.diverged)
     for text in result.unsaved:
         watch.note(text)
     if outcome.lost and not summary["nodes_finished"]:

@@ -85,7 +85,10 @@ class Row:
 
 def ordered_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     """sum of weight * value in the order given, from +0.0, into a new tensor of the values' shape and
-    dtype."""
+    dtype; of bfloat16 in float32, rounded once."""
+    like = terms[0][1]
+    if like.dtype.itemsize < 4:
+        return ordered_sum([(weight, value.float()) for weight, value in terms]).to(like.dtype)
     total = terms[0][1].new_zeros(terms[0][1].shape)
     if total.numel() <= SMALL and total.device.type == "cpu" and total.element_size() >= 4:
         numbers = total.numpy()  # the same memory and the same operations, with half the cost of a call

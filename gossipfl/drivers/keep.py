@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gossipfl.drivers.outcome import Outcome
+from gossipfl.drivers.telling import plain
 from gossipfl.learning.flat import state_dict
 from gossipfl.learning.workload import Workload
 
@@ -21,7 +22,7 @@ def save_array(path: Path, outcome: Outcome, names: Sequence[str]) -> None:
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:
-            np.savez(file, x=outcome.x.numpy(), names=np.array(names), present=np.array(outcome.present))
+            np.savez(file, x=plain(outcome.x), names=np.array(names), present=np.array(outcome.present))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

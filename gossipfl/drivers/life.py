@@ -17,6 +17,7 @@ from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
 from gossipfl.drivers.node import Node, Place, Stopped
 from gossipfl.drivers.plan import Plan
+from gossipfl.drivers.telling import plain
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning.workload import Workload
 from gossipfl.transport.zeromq import Unbound
@@ -95,7 +96,7 @@ def _keep(place: Place, x: Tensor) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
-                np.save(file, x.detach().cpu().numpy(), allow_pickle=False)
+                np.save(file, plain(x), allow_pickle=False)
             part.replace(path)
         except OSError as error:
             log.error("%s: %s", path, error.strerror)

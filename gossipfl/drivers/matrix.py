@@ -65,12 +65,13 @@ def _links(mixing: Mixing, x: Tensor) -> tuple[Links, Tensor]:
     off = owner != matrix.indices
     owner, other = owner[off], matrix.indices[off].astype(np.int64)
     back = np.searchsorted(owner * mixing.n + other, other * mixing.n + owner)
-    one = np.ones(len(owner), dtype=x[:0].cpu().numpy().dtype)
+    wide = x.dtype if x.element_size() >= 4 else torch.float32
+    one = np.ones(len(owner), dtype=x[:0].cpu().to(wide).numpy().dtype)
     ones = sp.csr_array((one, (owner, np.arange(len(owner)))), shape=(mixing.n, len(owner)))
     owners = torch.from_numpy(owner).to(x.device)
 
     def gather(z: Tensor) -> Tensor:
-        return torch.from_numpy(ones @ z.detach().cpu().numpy()).to(z.device)
+        return torch.from_numpy(ones @ z.detach().cpu().to(wide).numpy()).to(z)
 
     weight = torch.from_numpy(matrix.data[off]).to(x).unsqueeze(-1)
     links = Links(lambda z: z.index_select(0, owners), gather, weight, mixing.n)

@@ -34,6 +34,8 @@ class Mixer:
     def __call__(self, mixing: Mixing, z: Tensor) -> Tensor:
         if z.device.type != "cpu":
             return on_device(mixing, z)
+        if z.element_size() < 4:  # summed in float32 and rounded once, as nodes do
+            return self(mixing, z.float()).to(z.dtype)
         values = np.ascontiguousarray(z.detach().numpy())
         mixed = self._shelf.empty_like(z)
         out = mixed.numpy()

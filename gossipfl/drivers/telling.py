@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gossipfl.config import Config
@@ -33,8 +35,15 @@ def eval_fields(learner: Learner, seed: int | None) -> dict[str, object]:
     no sketch."""
     if seed is None:
         return {**learner.evaluate()}
-    buckets = sketch.sketch(learner.x.detach().cpu().numpy(), seed)
+    buckets = sketch.sketch(plain(learner.x), seed)
     return {**learner.evaluate(), "sketch": sketch.encode(buckets)}
+
+
+def plain(x: Tensor) -> NDArray[np.floating]:
+    """x as an array; bfloat16, which numpy does not know, as float32."""
+    wide = x if x.element_size() >= 4 else x.float()
+    array: NDArray[np.floating] = wide.detach().cpu().numpy()
+    return array
 
 
 def criteria(config: Config, workload: Workload) -> Criteria | None:

@@ -18,7 +18,7 @@ from gossipfl.drivers.matrix import Exchange
 from gossipfl.drivers.mixer import departure
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.telling import criteria, due, finite, wrong
+from gossipfl.drivers.telling import criteria, due, finite, plain, wrong
 from gossipfl.drivers.world import Watch
 from gossipfl.learning.crew import Crew
 from gossipfl.learning.training import Phase
@@ -126,7 +126,7 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
             )
         lists = {name: v.tolist() for name, v in values.items()}
         for i, name in enumerate(names if values else ()):
-            buckets = sketch.encode(sketch.sketch(x[i, : workload.d].detach().cpu().numpy(), seed))
+            buckets = sketch.encode(sketch.sketch(plain(x[i, : workload.d]), seed))
             head = {"node": i, "name": name, "round": rounds, "time": now, "kind": "eval"}
             watch(
                 {

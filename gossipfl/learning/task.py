@@ -63,7 +63,8 @@ class Point(nn.Module):
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Share of rows whose largest output `[m, classes]` is at the target `[m]`."""
-    return (outputs.argmax(-1) == targets).to(outputs.dtype).mean()
+    wide = outputs.dtype if outputs.dtype.itemsize >= 4 else torch.float32
+    return (outputs.argmax(-1) == targets).to(wide).mean()
 
 
 def torch_dtype(name: Literal["float32", "float64"] | str) -> torch.dtype:

@@ -134,7 +134,7 @@ def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
 
 def _chunks(head: tuple[int, ...], payload: Vectors, chunk: int) -> Iterator[Frames]:
     for part, tensor in enumerate(payload):
-        raw = memoryview(tensor.detach().numpy().view("u1").data)
+        raw = memoryview(tensor.detach().view(torch.uint8).numpy().data)
         for offset in range(0, max(len(raw), 1), chunk):
             yield (_pack([*head, part, offset]), raw[offset : offset + chunk])
 

@@ -120,6 +120,8 @@ def links(row: Row, nodes: int, x: Tensor) -> Links:
     count = len(row.neighbors)
 
     def gather(z: Tensor) -> Tensor:
+        if z.dtype.itemsize < 4:
+            return gather(z.float()).to(z.dtype)
         total = z.new_zeros(z.shape[1:])
         for value in z:
             total += value

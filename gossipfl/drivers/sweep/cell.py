@@ -21,6 +21,7 @@ from gossipfl.drivers.machine import machine
 from gossipfl.drivers.outcome import Outcome, summarize
 from gossipfl.drivers.plan import plan
 from gossipfl.drivers.swarm import Swarm
+from gossipfl.drivers.telling import plain
 from gossipfl.errors import ConfigError, GossipError, PeerLost, TrainingDiverged
 from gossipfl.learning.workload import workload
 from gossipfl.records import Record, number, scan
@@ -80,7 +81,7 @@ def _run(
     if outcome.diverged is not None:
         node, round, what = outcome.diverged
         error = str(TrainingDiverged(config.names[node], round, what))
-    return summarize(made, load, outcome), outcome.x.numpy(), error
+    return summarize(made, load, outcome), plain(outcome.x), error
 
 
 def _swarm(
