@@ -321,8 +321,8 @@ class Train(OpenSection):
     )
     dtype: Literal["float32", "float64", "bfloat16"] = Field(
         "float32",
-        description="Number type of the parameters. bfloat16: half the memory and bytes, two to three digits, "
-        "averages summed in float32 and rounded once.",
+        description="Number type of the parameters. bfloat16: half the memory and bytes, two to three "
+        "digits, averages summed in float32 and rounded once.",
     )
 
 

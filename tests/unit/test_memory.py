@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import gossipfl
 from gossipfl.drivers.mixer import product
 from gossipfl.learning import memory
 from gossipfl.learning.memory import Shelf
@@ -64,3 +65,20 @@ def test_a_product_into_memory_gives_the_bits_of_the_ordered_sum(graph: str, dty
         for k in range(matrix.indptr[i], matrix.indptr[i + 1]):
             total = total + z[matrix.indices[k]] * matrix.data[k]
         assert total.tobytes() == out[i].tobytes()
+
+
+def test_four_thousand_nodes_are_mixed_as_their_matrix_says() -> None:
+    config = {
+        "swarm": {"nodes": 4096, "rounds": 3, "eval_every": 3},
+        "topology": {"graph": "regular:4"},
+        "train": {"task": "consensus", "dtype": "float64"},
+        "task": {"dimension": 6},
+    }
+    start = gossipfl.simulate(
+        {**config, "swarm": {"nodes": 4096, "rounds": 1}, "topology": {"graph": "none"}}
+    )
+
+    result = gossipfl.simulate(config)
+
+    matrix, x = schedule("regular:4", 4096).mixing(0).matrix, start.models
+    assert (matrix @ (matrix @ (matrix @ x))).tobytes() == result.models.tobytes()
