@@ -169,10 +169,18 @@ def _is_tree(schedule: Schedule) -> bool:
 
 
 def positive_enough(
-    name: str, schedule: Schedule, first: Mixing, insist: object, found: Findings
+    name: str, schedule: Schedule, first: Mixing, insist: object, coding: Codec, found: Findings
 ) -> Schedule:
-    """D2 diverges where lambda_min <= -1/3 (Tang et al. 2018, assumption 1): then (I + W) / 2 is taken.
-    `insist`, algorithm.lazy: True or False decides, None looks."""
+    """D2 diverges where lambda_min <= -1/3 (Tang et al. 2018, assumption 1): then (I + W) / 2 is taken; and
+    always where parts of a model do not travel. `insist`, algorithm.lazy: True or False decides, None
+    looks."""
+    if coding.lossy:
+        if insist is False:
+            why = f"{name} diverges where {coding.name} leaves parts out, unless (I+W)/2 is taken"
+            found.broken("algorithm.lazy", why, 'true, or wire.codec = "none", or rule choco')
+        elif insist is None:
+            found.notes.append(f"{name}: {coding.name} leaves parts out: (I+W)/2 is taken, W itself diverges")
+        return lazy(schedule)
     if insist is False:
         return schedule
     smallest = smallest_eigenvalue(first)

@@ -183,7 +183,7 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices:
     if choices.plain and not laws.only_averages(rule):
         rule = combine.beside(rule, choices.plain)
     if "lambda-min" in rule.needs and not found.problems:
-        schedule = laws.positive_enough(name, schedule, first, insist, found)
+        schedule = laws.positive_enough(name, schedule, first, insist, coding, found)
     if found.problems:
         raise ConfigError(found.problems)
     if insist is not None:

@@ -274,7 +274,7 @@ def _obstacle(flats: Sequence[Flat], lesson: Lesson) -> str:
     flat, plan = flats[0], lesson.regimen
     trained = (*flat.parameters, *flat.local)
     if not plan.elementwise:
-        return "the optimizer is not elementwise"
+        return "the optimizer is fused, or not elementwise"
     if lesson.traits.stochastic:
         return "the model draws random numbers while it trains"
     if lesson.traits.moving:

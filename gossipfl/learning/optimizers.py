@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 import torch
@@ -49,7 +50,8 @@ def optimizer(train: Train) -> tuple[type[Optimizer], Make]:
     """The class that `train.optimizer` names and a function that makes one for given parameters.
 
     Momentum and weight decay are passed where the optimiser takes them. Raises ConfigError for an unknown
-    name, a keyword that the optimiser does not take, or a value that it refuses.
+    name, a keyword that the optimiser does not take, or a value that it refuses; so does the function, for
+    parameters that it refuses.
     """
     kind = _kind(train.optimizer)
     known = set(inspect.signature(kind.__init__).parameters) - {"self", "params", "lr"}
@@ -71,20 +73,39 @@ def optimizer(train: Train) -> tuple[type[Optimizer], Make]:
             problems.append(
                 Problem(f"train.{key}", f"the optimizer {kind.__name__} has none", "leave it at 0")
             )
+    if keywords.get("capturable"):
+        problems.append(Problem("train.capturable", "is for CUDA graphs, and none are made", "leave it out"))
     if problems:
         raise ConfigError(problems)
 
     def make(parameters: Iterable[Tensor]) -> Optimizer:
-        made: Optimizer = kind(parameters, lr=train.lr, **keywords)  # type: ignore[arg-type, call-arg]
-        return made
+        with _refusals(kind):
+            made: Optimizer = kind(parameters, lr=train.lr, **keywords)  # type: ignore[arg-type, call-arg]
+            return made
 
-    try:
-        make([torch.zeros(2, 2, requires_grad=True)])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            Problem("train.optimizer", f"{kind.__name__}: {error}", "see torch.optim")
-        ) from error
+    weight = torch.zeros(2, 2, requires_grad=True)
+    tried = make([weight])
+    weight.grad = torch.zeros(2, 2)
+    if not isinstance(tried, torch.optim.LBFGS):
+        with _refusals(kind):
+            tried.step()
     return kind, make
+
+
+def elementwise(train: Train, kind: type[Optimizer]) -> bool:
+    """May n nodes run as one `[n, d]` parameter? Fused kernels ask for parameters without gaps, and take
+    others wrongly."""
+    return kind.__name__ in ELEMENTWISE and not train.extra.get("fused")
+
+
+@contextmanager
+def _refusals(kind: type[Optimizer]) -> Iterator[None]:
+    """What torch has against an optimiser, its keywords or the parameters it is given, as a ConfigError."""
+    try:
+        yield
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        why = f"{kind.__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise ConfigError(Problem("train.optimizer", why, "see torch.optim")) from error
 
 
 def _kind(name: str) -> type[Optimizer]:

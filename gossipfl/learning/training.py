@@ -105,7 +105,7 @@ def regimen(config: Config) -> Regimen:
     kind, make = optimizers.optimizer(train)
     return Regimen(
         make=make,
-        elementwise=kind.__name__ in optimizers.ELEMENTWISE,
+        elementwise=optimizers.elementwise(train, kind),
         rate=optimizers.rate(train, config.swarm.rounds),
         batch=train.batch,
         local_steps=algorithm.local_steps,

@@ -35,7 +35,7 @@ from gossipfl.core.exchange.line import Post
 from gossipfl.core.exchange.pairwise import Pairwise
 from gossipfl.core.exchange.push import VARIANTS, Push, Terms
 from gossipfl.core.exchange.tokens import ACCOUNTS, Account
-from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message
+from gossipfl.core.messages import Answer, Ask, Decline, Hello, Message, Nothing
 from gossipfl.core.messages import Push as Pushed
 
 EDGES = {
@@ -77,6 +77,7 @@ class World:
         self.begun = [False] * self.n
         self.gone: set[tuple[int, int]] = set()  # (who has left, who has been told)
         self.told: list[tuple[int, Event]] = []
+        self.parted: set[int] = set()  # who has said goodbye
         self.shifts: dict[tuple[int, int], list[int]] = defaultdict(list)  # (asker, number) -> who moved
         self.outstanding: dict[int, tuple[int, int] | None] = dict.fromkeys(range(self.n))
         for edge in self.edges:
@@ -122,7 +123,10 @@ class World:
                 edge = (min(i, peer), max(i, peer))
                 if isinstance(message, Ask):
                     assert self.outstanding[i] is None, f"node {i} has two exchanges in flight"
+                    assert i not in self.parted, f"node {i} asks after its goodbye"
                     self.outstanding[i] = (peer, message.number)
+                if isinstance(message, Nothing):
+                    self.parted.add(i)
                 if self.session.get(edge) == session:
                     self.under_way[i, peer, session].append(message)
             case Shift(delta):

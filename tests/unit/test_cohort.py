@@ -198,10 +198,15 @@ def test_a_loss_that_is_no_number_stays_with_its_node() -> None:
     assert cohort.evaluate(after)["loss"].isnan().tolist() == [False, False, True, False, False]
 
 
-def test_optimizers_that_are_not_elementwise_go_node_by_node(caplog: pytest.LogCaptureFixture) -> None:
-    load = ready(train__optimizer="lbfgs")
+@pytest.mark.parametrize(
+    "keys", [{"train__optimizer": "lbfgs"}, {"train__optimizer": "adam", "train__fused": True}]
+)
+def test_optimizers_that_are_not_elementwise_go_node_by_node(
+    keys: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    load = ready(**keys)
 
-    refuse_batching(load, "the optimizer is not elementwise", caplog)
+    refuse_batching(load, "the optimizer is fused, or not elementwise", caplog)
     assert_same_training(load)
 
 

@@ -81,6 +81,14 @@ def notes(rule: str, graph: str = "ring", n: int = 8, **keys: object) -> str:
         ),
         ("push-sum", "ring", {"wire__codec": "topk:0.1"}, "wire.codec", "never sends again", "choco"),
         ("relay-sum", "path", {"wire__codec": "topk:4"}, "wire.codec", "never sends again", "choco"),
+        (
+            "d2",
+            "complete",
+            {"wire__codec": "topk:4", "algorithm__lazy": False},
+            "algorithm.lazy",
+            "diverges where topk:4 leaves parts out",
+            "choco",
+        ),
         ("d2", "ring", {"algorithm__aggregate": "by-loss"}, "algorithm.aggregate", "diverges", "dpsgd"),
         (
             "gradient",
@@ -201,6 +209,14 @@ def test_d2_keeps_w_where_it_may_and_where_one_insists() -> None:
     assert not free.notes and not insisted.notes
     assert insisted.schedule.mixing(0).dense()[0, 0] == pytest.approx(1 / 3)
     assert insisted.params["lazy"] is False
+
+
+@pytest.mark.parametrize("keys", [{}, {"algorithm__lazy": True}])
+def test_d2_takes_the_lazy_matrix_where_a_codec_leaves_parts_out(keys: dict[str, object]) -> None:
+    made = planned("d2", "complete", 8, wire__codec="topk:4", **keys).recipe
+
+    np.testing.assert_allclose(made.schedule.mixing(0).dense(), (np.eye(8) + 1 / 8) / 2, atol=1e-15)
+    assert ("(I+W)/2 is taken, W itself diverges" in " ".join(made.notes)) == (not keys)
 
 
 def test_push_sum_takes_column_stochastic_weights_where_the_default_does_not_fit(tmp_path: Path) -> None:

@@ -346,6 +346,9 @@ class TestOptimizers:
             ({"optimizer": "lbfgs", "weight_decay": 0.1}, "train.weight_decay: the optimizer LBFGS has none"),
             ({"optimizer": "rmsprop", "alpha": -1.0}, "train.optimizer: RMSprop: Invalid alpha value: -1.0"),
             ({"optimizer": "rmsprop", "alpha": "much"}, "train.optimizer: RMSprop: "),
+            ({"optimizer": "sparseadam"}, "train.optimizer: SparseAdam: SparseAdam does not support dense"),
+            ({"optimizer": "adam", "differentiable": True}, "train.optimizer: Adam: "),
+            ({"optimizer": "adam", "capturable": True}, "train.capturable: is for CUDA graphs"),
         ],
     )
     def test_what_it_does_not_take_is_an_error(self, train: dict[str, object], message: str) -> None:
@@ -353,6 +356,12 @@ class TestOptimizers:
             regimen(load_config({"train": train}))
 
         assert message in str(caught.value)
+
+    def test_one_that_refuses_the_models_parameters_is_an_error(self) -> None:
+        refusing = regimen(load_config({"train.optimizer": "lbfgs"})).make
+
+        with pytest.raises(ConfigError, match=r"LBFGS: optimizer got an empty"):
+            refusing([])
 
     def test_one_that_wants_a_closure_trains(self) -> None:
         learner = ready(train__optimizer="lbfgs", train__lr=1.0, train__batch=12).learner(0)

@@ -172,7 +172,7 @@ class Pairwise:
 
     def _ask(self) -> list[Effect]:
         free = [j for j in self.lines.up() if self.lines.by_peer[j].asked is None and j not in self._tried]
-        if not free or self._x is None:
+        if not free or self._x is None or self.lines.parted:  # after a goodbye nobody need be there to answer
             return []
         self._number += 1
         drawn = int(draw.bits(self._post.seed, Purpose.PEER, self._post.node, self._number))
