@@ -74,32 +74,24 @@ def sweep(
     check_count(loaded, yes)
     folder = out or Path("runs") / loaded.name
     if dry_run:
-        _estimate(loaded, folder, options, as_json)
+        _estimate(loaded, options, as_json)
         return
     _run(loaded, folder, options, (as_json, quiet))
 
 
-def _estimate(loaded: Sweep, folder: Path, options: Options, as_json: bool) -> None:
-    from gossipfl.drivers.sweep.run import estimate, jobs_of, to_do
+def _estimate(loaded: Sweep, options: Options, as_json: bool) -> None:
+    from gossipfl.drivers.sweep.run import estimate, jobs_of
     from gossipfl.observe.metrics import span
     from gossipfl.records import to_json
 
-    every, jobs = loaded.cells(), jobs_of(loaded, options)
-    cells = to_do(loaded, every, folder, options)
-    finished = len(every) - len(cells)
+    cells, jobs = loaded.cells(), jobs_of(loaded, options)
     seconds = estimate(loaded, cells, jobs)
     wrong = sum(bool(cell.wrong) for cell in cells)
     if as_json:
-        click.echo(
-            to_json(
-                {"runs": len(every), "finished": finished, "wrong": wrong, "jobs": jobs, "seconds": seconds}
-            )
-        )
+        click.echo(to_json({"runs": len(cells), "wrong": wrong, "jobs": jobs, "seconds": seconds}))
         return
     axes = " × ".join(loaded.axes) or "one setting"
-    click.echo(f"{len(every):,} runs ({axes} × {len(loaded.seeds)} seeds), engine {loaded.engine}")
-    if finished:
-        click.echo(f"{finished:,} of them are finished in {folder}, {len(cells):,} are to do")
+    click.echo(f"{len(cells):,} runs ({axes} × {len(loaded.seeds)} seeds), engine {loaded.engine}")
     if wrong:
         first = next(cell for cell in cells if cell.wrong)
         click.echo(f"{wrong:,} of them cannot run, such as: {first.wrong}")

@@ -9,9 +9,9 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from gossipfl.config import Config
@@ -21,6 +21,7 @@ from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.transport import keys
+from gossipfl.transport.accepting import DOUBLED
 from gossipfl.transport.curve import Keys
 from gossipfl.transport.zeromq import Line, ZeroMQ
 
@@ -30,7 +31,7 @@ CHUNK: Final = 256 * 1024
 SOON, AGAIN = 3.0, 30.0
 #: Seconds by which this node must have been there before another to stay where the two do not agree, and
 #: seconds in which it looks for someone who does agree.
-FIRST, LOOK = 1.5, 5.0
+FIRST, LOOK = 3.0, 5.0
 #: Seconds that a node stays after its last round for neighbours whose line is down.
 PARTING: Final = 30.0
 #: Seconds between two looks at all this.
@@ -102,11 +103,9 @@ def _dials(config: Config, node: int, peer: int) -> bool:
 def _listen(address: str) -> str:
     where = place(address)
     host = where.host
-    try:
-        if not host.startswith("["):
+    if not host.startswith("["):
+        with suppress(OSError):  # libzmq says why it cannot be bound
             host = str(socket.getaddrinfo(host, where.port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except OSError:
-        pass  # libzmq says why it cannot be bound
     return f"tcp://{host}:{where.port}"
 
 
@@ -125,34 +124,6 @@ def _keys(config: Config, node: int, near: tuple[int, ...]) -> Keys:
     return Keys(pair, peers, frozenset(map(key_bytes, config.security.allow)))
 
 
-class LastWords:
-    """Stands in for the keeper between machines: what a peer's silence says is when it last spoke."""
-
-    address = ""
-
-    def __init__(self, transport: ZeroMQ) -> None:
-        self._transport = transport
-
-    def __enter__(self) -> LastWords:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing was started."""
-
-    def at(self, round: int, *, training: bool) -> None:
-        """Nothing is sent beside the rounds themselves."""
-
-    def follow(self, addresses: dict[int, str]) -> None:
-        """Lines are followed by the transport."""
-
-    def tell(self, peer: int) -> str:
-        """When a peer's last message came, for people."""
-        seconds = self._transport.heard(peer)
-        return "not a word yet" if seconds is None else f"last word {seconds:.1f} s ago"
-
-
 class Abroad:
     """What a node among machines makes of who comes, goes, and does not agree. `say` takes lines for
     people."""
@@ -166,6 +137,7 @@ class Abroad:
         self._first = True  # was this node here before whoever does not agree with it?
         self._told: dict[int, tuple[str, float]] = {}
         self._missing: tuple[int, ...] | None = None
+        self._stuck: set[int] = set()
 
     def begin(self) -> None:
         """Say where this node is, and dial whom it has to dial."""
@@ -193,12 +165,16 @@ class Abroad:
             case "peer_down" if note.text:
                 self._say(f"{who} {note.text}; goes on without it")
             case "peer_down":
+                self._stuck.discard(peer)
                 self._say(f"the line to {who} is down; goes on without it, and takes it up when it is back")
             case "rejected":
                 self._say(f"rejected {who}: {note.text}")
             case "refused" if self._disagreed.get(peer) != note.text:
-                if not self._disagreed:
-                    self._first = time.monotonic() - self._since > FIRST
+                if not self._disagreed and not note.text.startswith(DOUBLED):
+                    met = self._transport.reached(peer) or time.monotonic()
+                    self._first = met - self._since > FIRST
+                elif not self._disagreed:
+                    self._first = False  # whoever bears this name was there before
                 self._disagreed[peer] = note.text
                 self._say(f"{who} {note.text}")
 
@@ -230,6 +206,23 @@ class Abroad:
                 self._told[peer] = found, now
                 self._say(found)
 
+    def stuck(self, silent: tuple[int, ...]) -> list[str]:
+        """What there is to say, once, of peers that are waited for and seem to hang, or go on after all."""
+        said = []
+        for peer in silent:
+            seconds = self._transport.stuck(peer)
+            if seconds and peer not in self._stuck:
+                self._stuck.add(peer)
+                last = self._transport.signs.tell(peer)
+                said.append(
+                    f"{self._lan.names[peer]} seems to hang: its line stands, and it has made no step for "
+                    f"{seconds:.0f} s (last sign: {last})"
+                )
+        for peer in [j for j in self._stuck if not self._transport.stuck(j)]:
+            self._stuck.discard(peer)
+            said.append(f"{self._lan.names[peer]} goes on")
+        return said
+
     def _awaited(self, peer: int) -> str:
         name = self._lan.names[peer]
         if peer in self._lan.dials:
@@ -243,11 +236,11 @@ class Abroad:
         if peer in self._disagreed and not trouble:
             return f"{edge}: {name} {self._disagreed[peer]}"
         if peer not in self._lan.dials:
-            port = place(self._lan.address).port
-            return (
-                f"{edge}: {name} has not come through to {self._lan.address}. Is it running? "
-                f"TCP port {port} must be open on this machine"
-            )
+            where = place(self._lan.address)
+            here = f"TCP port {where.port} must be open on this machine"
+            if not _is_here(where):
+                here = f"{where.host} is no address of this machine: what arrives there must be sent on to it"
+            return f"{edge}: {name} has not come through to {self._lan.address}. Is it running? {here}"
         address = _plain(self._lan.dials[peer])
         why = trouble or "no answer yet"
         return (
@@ -262,10 +255,21 @@ def _plain(address: str) -> str:
 
 def _towards(address: str) -> Iterator[str]:
     """This machine's own address on the way to another; nothing is sent."""
-    where: Place = place(_plain(address))
+    where = place(_plain(address))
+    with suppress(OSError), socket.socket(_family(where), socket.SOCK_DGRAM) as probe:
+        probe.connect((where.host.strip("[]"), where.port))
+        yield str(probe.getsockname()[0])
+
+
+def _is_here(where: Place) -> bool:
+    """Is it an address of this machine? Nothing is sent."""
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((where.host, where.port))
-            yield str(probe.getsockname()[0])
+        with socket.socket(_family(where), socket.SOCK_DGRAM) as probe:
+            probe.bind((where.host.strip("[]"), 0))
     except OSError:
-        return
+        return False
+    return True
+
+
+def _family(where: Place) -> socket.AddressFamily:
+    return socket.AF_INET6 if where.host.startswith("[") else socket.AF_INET

@@ -77,6 +77,7 @@ class AsynchronousNode(Node):
             self.keeper.at(self.rounds + 1, training=True)
         t0 = time.monotonic()
         phase = self._walk.step()
+        self.keeper.step()
         self._phase_s += time.monotonic() - t0
         if phase is not None:
             self._close(phase)

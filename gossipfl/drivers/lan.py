@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import gossipfl
 from gossipfl.config import Config
+from gossipfl.config.lan import place as address_of
 from gossipfl.drivers.abroad import Lan, lan
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.node import Place
@@ -32,7 +33,10 @@ from gossipfl.records import merge, read, to_json
 Say = Callable[[str], None]
 
 _BIND: Final = {
-    errno.EADDRINUSE: ("is taken by another program", "end that program, or another port in everyone's file"),
+    errno.EADDRINUSE: (
+        "is taken by another program",
+        "end that program (this node, started before?), or another port in everyone's file",
+    ),
     errno.EADDRNOTAVAIL: ("is no address of this machine", 'bind = "0.0.0.0:PORT" to listen everywhere'),
     errno.ENODEV: ("is no address of this machine", 'bind = "0.0.0.0:PORT" to listen everywhere'),
     errno.EACCES: ("may not be used", "a port above 1023"),
@@ -57,8 +61,8 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
     (folder / "config.toml").write_text(config.to_toml())
     for note in made.recipe.notes:
         say(note)
-    if place.keys is None:
-        say("nothing on its lines is encrypted: whoever is on this network can read and write")
+    if place.keys is None and not all(_loopback(peer.address, peer.bind) for peer in config.node):
+        say("warning: nothing on its lines is encrypted: whoever is on this network can read and write")
     load = workload(config, node=place.node)
     made = plan(config, plain=load.plain)
     _raise_limits()
@@ -87,6 +91,11 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
     summary = _summary(made, load, place, folder, word)
     (folder / "summary.json").write_text(json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
     return summary
+
+
+def _loopback(*addresses: str) -> bool:
+    """Are they on this machine alone?"""
+    return all(address_of(address).loopback for address in addresses if address)
 
 
 def _raise_for(word: dict[str, Any], name: str, place: Lan) -> None:

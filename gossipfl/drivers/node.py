@@ -35,7 +35,7 @@ from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers import keeping
-from gossipfl.drivers.abroad import CHUNK, EVERY, PARTING, Abroad, Lan, LastWords
+from gossipfl.drivers.abroad import CHUNK, EVERY, PARTING, Abroad, Lan
 from gossipfl.drivers.keeping import Keeping, Life
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
@@ -44,6 +44,7 @@ from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
+from gossipfl.transport.pulse import Pulse
 from gossipfl.transport.wire import Layout, Who
 from gossipfl.transport.zeromq import ZeroMQ
 
@@ -96,7 +97,7 @@ class Node:
         self._held: Sequence[Effect] = ()  # what waits for a checkpoint
         records = place.folder / "records" / f"{self._name}.jsonl"
         shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
-        self.keeper: Keeper | LastWords
+        self.keeper: Keeper | Pulse
         self._abroad: Abroad | None = None
         if lan is None:
             self.transport = ZeroMQ(who, shapes, place.listen, heartbeat)
@@ -104,7 +105,7 @@ class Node:
         else:
             shapes = shapes._replace(chunk=CHUNK)
             self.transport = ZeroMQ(who, shapes, place.listen, heartbeat, lan.line(records))
-            self.keeper = LastWords(self.transport)
+            self.keeper = Pulse(place.node, self.transport, heartbeat)
             self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
         self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
@@ -212,7 +213,7 @@ class Node:
         x = self._copy()
         self.keeper.at(round + 1, training=True)
         t0 = time.monotonic()
-        phase = self.learner.phase(round)
+        phase = self._phase(round)
         self._exchange(x, phase, time.monotonic() - t0)
 
     def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
@@ -271,6 +272,16 @@ class Node:
     def _restore(self, tree: Tree, rounds: int) -> None:
         assert isinstance(self.machine, Rounds)
         keeping.resume(self.machine, tree, self._plan.config, rounds)
+
+    def _phase(self, round: int) -> Phase:
+        steps = self.learner.steps(round)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                phase: Phase = end.value
+                return phase
+            self.keeper.step()
 
     def _copy(self) -> Tensor:
         return self.learner.vector.detach().clone()
@@ -354,6 +365,9 @@ class Node:
 
     def _complain(self) -> None:
         """Say once in a while for whom this node waits, and what their beats tell."""
+        for text in () if self._abroad is None else self._abroad.stuck(self.machine.silent()):
+            self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+            self.say({"note": text})
         interval = PATIENCE * self._plan.config.wire.heartbeat
         if self._adopted is None and time.monotonic() - self._complained > interval:
             self._complained = time.monotonic()

@@ -4,7 +4,6 @@ known."""
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,14 @@ from gossipfl.core.events import Event, Note, PeerDown, Received
 from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.messages import Hello, Message, Refuse, Welcome
 from gossipfl.errors import RemoteProtocolError
-from gossipfl.transport.curve import Gate, Keys, Left
+from gossipfl.transport.curve import WATCHER, Gate, Keys, Left
 from gossipfl.transport.lookout import Lookout
+from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Socket, Sockets, monitored
-from gossipfl.transport.wire import Decoder, Frames, Layout, Who, encode
+from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
+
+#: How a node is turned away whose name another process bears.
+DOUBLED = "has met another node named"
 
 
 class Unbound(OSError):
@@ -42,28 +45,28 @@ class _Accepted:
     fd: int
     peer: int | None = None
     session: int = -1
-    identity: str = ""  # whose key it is: a node's index, or `watch`
+    identity: tuple[str, ...] = ()  # whose key it is: a node's index, `watch`, both; in plaintext nobody's
     instance: object = None  # of the process at the other end
 
 
 class Accepting:
     """The connections that come in, by route. A context manager: entering binds.
 
-    `heard` is kept: when each peer last sent anything.
+    `signs` are kept of each peer.
     """
 
-    def __init__(self, sockets: Sockets, layout: Layout, who: Who, heard: dict[int, float]) -> None:
+    def __init__(self, sockets: Sockets, layout: Layout, who: Who, signs: Signs) -> None:
         self.address = ""
-        self._sockets, self._layout, self._who, self._heard = sockets, layout, who, heard
+        self._sockets, self._layout, self._who, self._signs = sockets, layout, who, signs
         self._keys: Keys | None = None
         self._gate: Gate | None = None
         self._lookout: Lookout | None = None
         self._accepted: dict[bytes, _Accepted] = {}
         self._routes: dict[tuple[int, int], bytes] = {}
 
-    def open(self, listen: str, line: Line | None) -> None:
+    def listen(self, address: str, line: Line | None) -> None:
         """Listen at an address (empty: nowhere); line None: inside one machine. Raises Unbound."""
-        self._router = self._sockets.open(zmq.ROUTER, listen)
+        self._router = self._sockets.open(zmq.ROUTER, address)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.BACKLOG, 4096)
         if line is not None:
@@ -74,12 +77,14 @@ class Accepting:
         else:
             self._monitor = self._sockets.watch(self._router, zmq.EVENT_DISCONNECTED)
         self._sockets.poller.register(self._router, zmq.POLLIN)
-        if listen:
+        if address:
             try:
-                self._router.bind(listen)
+                self._router.bind(address)
             except zmq.ZMQError as error:
-                raise Unbound(error.errno, error.strerror, listen) from error
+                raise Unbound(error.errno, error.strerror, address) from error
             self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+            if self._gate is not None:
+                self._gate.port = int(self.address.rpartition(":")[2])
 
     def close(
         self,
@@ -98,6 +103,10 @@ class Accepting:
     def route(self, peer: int, session: int) -> bytes | None:
         """Where to send on a session; None: it is over, or this end dialled it."""
         return self._routes.get((peer, session))
+
+    def open(self) -> list[bytes]:
+        """The routes on which messages pass."""
+        return list(self._routes.values())
 
     def send(self, route: bytes, frames: Frames) -> None:
         """Queue frames. Raises ZMQError: the connection is over."""
@@ -128,16 +137,24 @@ class Accepting:
             if line is None:
                 line = self._accepted[key] = _Accepted(Decoder(self._layout), int(frames[0].get(zmq.SRCFD)))
                 if self._keys is not None:
-                    line.identity = str(frames[0].get("User-Id"))
+                    line.identity = tuple(str(frames[0].get("User-Id")).split())
             if line.peer is not None and (line.peer, line.session) not in self._routes:
                 continue  # a session that is over: discarded unread
             try:
-                if self._lookout is not None and self._lookout.take(key, [f.bytes for f in frames[:1]]):
+                if self._asks(key, line, frames):
                     continue
                 if line.peer is not None:
-                    self._heard[line.peer] = time.monotonic()
+                    self._signs.word(line.peer)
                 done = line.decoder.feed([f.buffer for f in frames])
-                events += self._message(key, line, done)
+                if done is None:
+                    continue
+                message, who = done
+                if not isinstance(message, Beat):
+                    events += self._message(key, line, message, who)
+                elif line.peer is None:
+                    raise RemoteProtocolError("a beat before hello")
+                else:
+                    self._signs.beat(line.peer, message)
             except RemoteProtocolError as error:
                 peer = -1 if line.peer is None else line.peer
                 events.append(Note("rejected", peer, str(error)))
@@ -171,20 +188,21 @@ class Accepting:
             return []
         return [PeerDown(line.peer, line.session)]
 
-    def _message(
-        self, key: bytes, line: _Accepted, done: tuple[Message, Who | None] | None
-    ) -> list[Event | Note]:
-        if done is None:
-            return []
-        message, who = done
+    def _asks(self, key: bytes, line: _Accepted, frames: list[zmq.Frame]) -> bool:
+        """Is this a watcher's ask, of one who may?"""
+        if self._lookout is None or (line.identity and WATCHER not in line.identity):
+            return False
+        return self._lookout.take(key, [f.bytes for f in frames[:1]])
+
+    def _message(self, key: bytes, line: _Accepted, message: Message, who: Who | None) -> list[Event | Note]:
         if isinstance(message, Hello) and not isinstance(message, Welcome) and who is not None:
             if line.peer is not None:
                 raise RemoteProtocolError("a second hello on one connection")
-            if line.identity and line.identity != str(who.node):
-                raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity}")
+            if line.identity and str(who.node) not in line.identity:
+                raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity[0]}")
             line.instance = message.about.get(INSTANCE)
             if self._doubled(who.node, line):
-                reason = f"has met another node named {who.name}: one of the two must go"
+                reason = f"{DOUBLED} {who.name}: one of the two must go"
                 self.send(key, next(encode(Refuse(message.session, reason), self._who)))
                 raise RemoteProtocolError(f"a second node named {who.name}")
             line.peer, line.session = who.node, message.session

@@ -21,6 +21,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from gossipfl.config.lan import key_text
+from gossipfl.transport.departures import Departures, From
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,14 @@ Socket = zmq.Socket[bytes]
 
 #: Strangers told of by address; of more than that, nothing is said.
 STRANGERS: Final = 1000
+#: What the gate calls one who may read records.
+WATCHER: Final = "watch"
 #: Milliseconds in which a connection must have shaken hands.
 HANDSHAKE: Final = 5000
+
+
+#: Who has gone before his address could be seen, where the system does not tell it afterwards.
+UNSEEN: Final = "someone"
 
 
 class Pair(NamedTuple):
@@ -73,11 +80,9 @@ class Keys:
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.own.secret)
 
     def identity(self, key: bytes) -> str:
-        """What the gate calls the owner of a key: a node's index, `watch`, or nothing."""
-        for node, known in self.peers.items():
-            if known == key:
-                return str(node)
-        return "watch" if key in self.watchers else ""
+        """What the gate calls the owner of a key: a node's index, `watch`, both, or nothing."""
+        named = [str(node) for node, known in self.peers.items() if known == key]
+        return " ".join([*named, WATCHER] if key in self.watchers else named)
 
 
 class Left(NamedTuple):
@@ -111,7 +116,10 @@ class Gate:
         self._context, self._keys, self._listening = context, keys, listening
         self._turned = _Turned()
         self._thread = threading.Thread(target=self._keep, name="gate", daemon=True)
-        self._from: dict[int, str] = {}  # file descriptor -> address
+        self._from: dict[int, From] = {}  # file descriptor -> where it comes from
+        self._known: set[From] = set()  # all of those, until the system has let go of them
+        self._departures = Departures()
+        self.port = 0  # where the socket listens, once it does
 
     def __enter__(self) -> Gate:
         self._zap: Socket = self._context.socket(zmq.REP)
@@ -148,6 +156,7 @@ class Gate:
         self._stop.send(b"")
         self._thread.join()
         self._listening.disable_monitor()
+        self._departures.close()
         for made in (self._zap, self._monitor, self.news, self._tell, self._stop, self._stopped):
             made.close(linger=0)
 
@@ -174,6 +183,9 @@ class Gate:
         poller = zmq.Poller()
         for made in (self._zap, self._monitor, self._stopped):
             poller.register(made, zmq.POLLIN)
+        departures = self._departures.fileno()
+        if departures is not None:
+            poller.register(departures, zmq.POLLIN)
         while True:
             ready = {s for s, _ in poller.poll()}
             if self._stopped in ready:
@@ -185,6 +197,8 @@ class Gate:
                     while True:
                         event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
                         self._seen(int(event["event"]), int(event["value"]))
+            if departures in ready:
+                self._departed()
 
     def _answer(self, request: list[bytes]) -> None:
         """A ZAP request: version, id, domain, address, identity, mechanism, credentials."""
@@ -202,16 +216,30 @@ class Gate:
 
     def _seen(self, event: int, fd: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
-            self._from[fd] = _address(fd)
+            came = _came_from(fd)
+            if came is not None:
+                self._from[fd] = came
+                if self._departures.fileno() is not None:
+                    self._known.add(came)
         else:
-            self._tell.send_multipart([b"left", f"{fd} {self._from.pop(fd, '')}".encode()])
+            left = self._from.pop(fd, None)
+            unseen = "" if self._departures.fileno() is not None else UNSEEN
+            self._tell.send_multipart([b"left", f"{fd} {left.host if left else unseen}".encode()])
+
+    def _departed(self) -> None:
+        """Tell of the connections that ended before the gate could look where they came from."""
+        for left in self._departures.read(self.port):
+            if left in self._known:
+                self._known.discard(left)
+            else:
+                self._tell.send_multipart([b"left", f"-1 {left.host}".encode()])
 
 
-def _address(fd: int) -> str:
-    """Where a connection comes from; empty if it has gone already."""
+def _came_from(fd: int) -> From | None:
+    """Where a connection comes from; None if it has gone already."""
     try:
         with socket.socket(fileno=os.dup(fd)) as line:
             name = line.getpeername()
     except OSError:
-        return ""
-    return str(name[0]) if isinstance(name, tuple) else ""
+        return None
+    return From(str(name[0]), int(name[1])) if isinstance(name, tuple) else None

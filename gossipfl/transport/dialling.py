@@ -12,8 +12,9 @@ import zmq
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
+from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Socket, Sockets, monitored
-from gossipfl.transport.wire import Decoder, Layout
+from gossipfl.transport.wire import Beat, Decoder, Layout
 
 _CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _FAILED = (
@@ -43,6 +44,8 @@ class _Dialled:
     socket: Socket | None = None
     monitor: Socket | None = None
     decoder: Decoder | None = None
+    greeted: bool = False  # has a message come on this session?
+    reached: float | None = None  # when somebody first answered there who holds the peer's key
     again_at: float | None = None
     pause: float = REDIAL[0]
 
@@ -55,10 +58,10 @@ class Session(NamedTuple):
 
 
 class Dialling:
-    """The edges that this end dials, by peer. `heard` is kept: when each peer last sent anything."""
+    """The edges that this end dials, by peer. `signs` are kept of each."""
 
-    def __init__(self, sockets: Sockets, layout: Layout, keys: Keys | None, heard: dict[int, float]) -> None:
-        self._sockets, self._layout, self._keys, self._heard = sockets, layout, keys, heard
+    def __init__(self, sockets: Sockets, layout: Layout, keys: Keys | None, signs: Signs) -> None:
+        self._sockets, self._layout, self._keys, self._signs = sockets, layout, keys, signs
         self._dialled: dict[int, _Dialled] = {}
 
     def dial(self, peer: int, address: str) -> None:
@@ -70,6 +73,15 @@ class Dialling:
         """Why the last dial of a peer failed; empty if it did not, or is not this end's to make."""
         dialled = self._dialled.get(peer)
         return "" if dialled is None else dialled.trouble
+
+    def reached(self, peer: int) -> float | None:
+        """When somebody first answered at a peer's address (monotonic seconds); None: nobody has yet."""
+        dialled = self._dialled.get(peer)
+        return None if dialled is None else dialled.reached
+
+    def open(self) -> list[Socket]:
+        """The sockets on which messages pass."""
+        return [d.socket for d in self._dialled.values() if d.socket is not None and d.greeted]
 
     def forget(self, peer: int) -> None:
         """Stop dialling a peer that will not come back."""
@@ -117,6 +129,7 @@ class Dialling:
             for kind, _ in list(monitored(dialled.monitor)):
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     dialled.trouble = "the line stands, and no welcome has come: it may be in a local phase"
+                    dialled.reached = dialled.reached or time.monotonic()
                     events.append(PeerUp(dialled.peer, dialled.session))
                     continue
                 if kind in _TROUBLE:
@@ -144,6 +157,9 @@ class Dialling:
                     raise RemoteProtocolError(
                         f"node {done[1].node} answers where node {dialled.peer} was dialled"
                     )
+                self._signs.word(dialled.peer)
+                if done is not None and isinstance(done[0], Beat):
+                    self._signs.beat(dialled.peer, done[0])
             except RemoteProtocolError as error:
                 events += [
                     Note("rejected", dialled.peer, str(error)),
@@ -151,9 +167,8 @@ class Dialling:
                 ]
                 self._retry_later(dialled)
                 return events
-            self._heard[dialled.peer] = time.monotonic()
-            if done is not None:
-                dialled.pause, dialled.trouble = REDIAL[0], ""
+            if done is not None and not isinstance(done[0], Beat):
+                dialled.pause, dialled.trouble, dialled.greeted = REDIAL[0], "", True
                 events.append(Received(dialled.peer, dialled.session, done[0]))
         return events
 
@@ -163,7 +178,7 @@ class Dialling:
         socket = self._sockets.open(zmq.DEALER, dialled.address)
         socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a new connection is a new session, so it is made here
         dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout), None
-        dialled.session += 1
+        dialled.session, dialled.greeted = dialled.session + 1, False
         dialled.monitor = self._sockets.watch(socket, _CLOSED | _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._sockets.poller.register(socket, zmq.POLLIN)
         if self._keys is not None:

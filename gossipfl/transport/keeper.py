@@ -14,6 +14,7 @@ from types import TracebackType
 
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.airwaves import Airwaves
+from gossipfl.transport.signs import Signs
 from gossipfl.transport.wire import Beat, decode_beat, encode_beat
 
 
@@ -27,7 +28,8 @@ class Keeper:
         self._node, self._interval = node, interval
         self._air = Airwaves(listen)
         self._beat = Beat(node, 0, 0, False)
-        self._last: dict[int, tuple[float, Beat]] = {}
+        self._steps = 0
+        self._signs = Signs()
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{node}", daemon=True)
 
     def __enter__(self) -> Keeper:
@@ -45,7 +47,12 @@ class Keeper:
 
     def at(self, round: int, *, training: bool) -> None:
         """The node is in this round, and is training or waiting; told at the next beat."""
-        self._beat = Beat(self._node, round, self._beat.steps + 1, training)
+        self._steps += 1
+        self._beat = Beat(self._node, round, 0, training)
+
+    def step(self) -> None:
+        """The node has made an optimiser step."""
+        self._steps += 1
 
     def follow(self, addresses: dict[int, str]) -> None:
         """Listen to the beats of these nodes."""
@@ -53,12 +60,7 @@ class Keeper:
 
     def tell(self, peer: int) -> str:
         """What the last beat of a peer says, for people."""
-        heard = self._last.get(peer)
-        if heard is None:
-            return "no beat yet"
-        at, beat = heard
-        doing = "training" if beat.training else "waiting"
-        return f"{doing} in round {beat.round}, {time.monotonic() - at:.1f} s ago"
+        return self._signs.tell(peer)
 
     def _keep(self) -> None:
         due = time.monotonic()
@@ -70,7 +72,7 @@ class Keeper:
                     beat = decode_beat(frame)
                 except RemoteProtocolError:
                     continue
-                self._last[beat.node] = (time.monotonic(), beat)
+                self._signs.beat(beat.node, beat)
             if time.monotonic() >= due:
-                self._air.publish(encode_beat(self._beat))
+                self._air.publish(encode_beat(self._beat._replace(steps=self._steps)))
                 due = time.monotonic() + self._interval

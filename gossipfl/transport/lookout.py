@@ -1,7 +1,7 @@
 """Watching a node from elsewhere: its records, read on asking, so that a slow watcher costs the node nothing.
 
-    watch    [12, offset]    from the watcher: what is there from this byte of the records on?
-    records  [13, offset]    + one frame: whole lines, the next of which begins at `offset`
+    watch    [32, offset]    from the watcher: what is there from this byte of the records on?
+    records  [33, offset]    + one frame: whole lines, the next of which begins at `offset`
 
 An ask is answered when there is something; a watcher asks again when it has its answer, or a new connection.
 """
@@ -23,7 +23,7 @@ from gossipfl.errors import RemoteProtocolError
 from gossipfl.records import Record, parse
 from gossipfl.transport.curve import HANDSHAKE, Keys
 
-WATCH, RECORDS = 12, 13
+WATCH, RECORDS = 32, 33  # kinds that no message of an edge has
 #: Bytes of records in an answer, and in an ask; watchers a node answers at a time.
 PIECE: Final = 65_536
 _ASK: Final = 32
@@ -32,6 +32,17 @@ WATCHERS: Final = 64
 EVERY: Final = 0.2
 
 Socket = zmq.Socket[bytes]
+
+
+def ask(offset: int) -> bytes:
+    """The frame of an ask."""
+    packed: bytes = msgpack.packb([WATCH, offset])
+    return packed
+
+
+def answer(offset: int, lines: bytes) -> tuple[bytes, bytes]:
+    """The frames of an answer: whole lines of the records, from `offset` on."""
+    return msgpack.packb([RECORDS, offset + len(lines)]), lines
 
 
 class _Ask(NamedTuple):
@@ -74,17 +85,22 @@ class Lookout:
     def answers(self) -> Iterator[tuple[bytes, tuple[bytes, bytes]]]:
         """Route and frames of each answer that can be given now."""
         now = time.monotonic()
-        for route, ask in list(self._asks.items()):
-            if ask.due <= now and (lines := self._from(ask.offset)):
+        for route, asked in list(self._asks.items()):
+            if asked.due > now:
+                continue
+            lines = self._from(asked.offset)
+            if not lines:
+                self._asks[route] = asked._replace(due=now + EVERY / 2)
+            else:
                 del self._asks[route]
                 self._answered[route] = now
-                yield route, (msgpack.packb([RECORDS, ask.offset + len(lines)]), lines)
+                yield route, answer(asked.offset, lines)
 
     def due(self) -> float | None:
         """Seconds until an answer that was put off may be given; None: nobody waits."""
         if not self._asks:
             return None
-        return max(EVERY / 2, min(ask.due for ask in self._asks.values()) - time.monotonic())
+        return max(0.0, min(asked.due for asked in self._asks.values()) - time.monotonic())
 
     def _from(self, offset: int) -> bytes:
         """Whole lines from a byte on."""
@@ -174,14 +190,14 @@ class Watching:
 
     def _ask(self, node: int) -> None:
         with contextlib.suppress(zmq.Again):
-            self._lines[node][0].send(msgpack.packb([WATCH, self._offset[node]]), zmq.NOBLOCK)
+            self._lines[node][0].send(ask(self._offset[node]), zmq.NOBLOCK)
 
     def _read(self, node: int, line: Socket) -> list[Record]:
         records: list[Record] = []
         with contextlib.suppress(zmq.Again):
             while True:
                 frames = line.recv_multipart(zmq.NOBLOCK)
-                fields = _fields(frames)
+                fields = next_offset(frames)
                 if fields is None:
                     continue
                 self._offset[node] = fields
@@ -190,7 +206,7 @@ class Watching:
         return records
 
 
-def _fields(frames: Sequence[bytes]) -> int | None:
+def next_offset(frames: Sequence[bytes]) -> int | None:
     """The next offset of an answer, or None if it is none."""
     if len(frames) != 2 or len(frames[0]) > _ASK:
         return None

@@ -13,6 +13,7 @@ describes these bytes.
     push     [10, number, age, part, offset]    + such a chunk
     stop     [11, round]
     reset    [12, round]
+    beat     [6, node, round, steps, training]
 """
 
 from __future__ import annotations
@@ -91,6 +92,16 @@ class Who(NamedTuple):
 
     node: int
     name: str
+
+
+class Beat(NamedTuple):
+    """A sign of life: where its sender is. `steps` grows with everything the sender's training thread
+    does."""
+
+    node: int
+    round: int
+    steps: int
+    training: bool
 
 
 def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
@@ -204,8 +215,9 @@ class Decoder:
     _parts: list[Tensor] = field(default_factory=list)
     _at: tuple[int, int, int, int] | None = None  # kind, round (number), part, offset expected next
 
-    def feed(self, frames: Sequence[Buffer]) -> tuple[Message, Who | None] | None:
-        """The message that these frames complete, if they do (with the sender, for a hello or welcome)."""
+    def feed(self, frames: Sequence[Buffer]) -> tuple[Message | Beat, Who | None] | None:
+        """The message that these frames complete, if they do (with the sender, for a hello or welcome), or a
+        beat, which may come between any two."""
         fields = _unpack(frames[0])
         kind = fields[0]
         assert isinstance(kind, int)
@@ -222,6 +234,8 @@ class Decoder:
             raise RemoteProtocolError(f"a header followed by {len(frames) - 1} frames")
         if kind in (HELLO, WELCOME):
             return greeting(fields)
+        if kind == BEAT:
+            return _beat(fields), None
         if kind == NONE:
             _expect(fields, 3, "none")
             round, counted = _integers(fields[1:], "round counted")
@@ -289,16 +303,6 @@ def _indices(values: Tensor, below: int, part: int) -> None:
         raise RemoteProtocolError(f"part {part} of a payload: indices do not ascend from 0 to {below - 1}")
 
 
-class Beat(NamedTuple):
-    """A sign of life: where its sender is. `steps` grows with everything the sender's training thread
-    does."""
-
-    node: int
-    round: int
-    steps: int
-    training: bool
-
-
 def encode_beat(beat: Beat) -> bytes:
     """beat [6, node, round, steps, training]."""
     return _pack([BEAT, *beat])
@@ -306,7 +310,10 @@ def encode_beat(beat: Beat) -> bytes:
 
 def decode_beat(frame: Buffer) -> Beat:
     """The beat in a frame. Raises RemoteProtocolError."""
-    fields = _unpack(frame)
+    return _beat(_unpack(frame))
+
+
+def _beat(fields: list[object]) -> Beat:
     _expect(fields, 5, "beat")
     if fields[0] != BEAT or not isinstance(fields[4], bool):
         raise RemoteProtocolError("a beat that is none")

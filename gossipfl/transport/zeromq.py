@@ -8,8 +8,11 @@ kill.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -20,8 +23,9 @@ from gossipfl.core.messages import Message
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
+from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Limits, Sockets
-from gossipfl.transport.wire import Layout, Who, encode
+from gossipfl.transport.wire import Beat, Layout, Who, encode, encode_beat
 
 __all__ = ["Line", "Unbound", "ZeroMQ"]
 
@@ -42,11 +46,15 @@ class ZeroMQ:
         seconds between ZMTP pings on tcp; line: None inside one machine."""
         self._who, self._chunk, self._listen, self._line = who, layout.chunk, listen, line
         self._sockets = Sockets(Limits(layout.chunk, heartbeat, line is not None))
-        self._heard: dict[int, float] = {}  # when a peer's last message came
+        self.signs = Signs()
         keys = None if line is None else line.keys
-        self._dialling = Dialling(self._sockets, layout, keys, self._heard)
-        self._accepting = Accepting(self._sockets, layout, who, self._heard)
+        self._dialling = Dialling(self._sockets, layout, keys, self.signs)
+        self._accepting = Accepting(self._sockets, layout, who, self.signs)
         self._ending: list[Left | Session] = []  # connections that are over, seen in the last poll
+        self._beat: Callable[[], Beat] | None = None
+        self._interval, self._due = 0.0, 0.0  # of beats
+        # Sockets may be used by one thread at a time: the one that calls `poll`, or one that calls `beat`.
+        self._lock = threading.Lock()
         self.sent_bytes = 0
 
     # ------------------------------------------------------------------ lifetime
@@ -54,7 +62,7 @@ class ZeroMQ:
     def __enter__(self) -> ZeroMQ:
         self._sockets.context.set(zmq.MAX_SOCKETS, 65_536)
         try:
-            self._accepting.open(self._listen, self._line)
+            self._accepting.listen(self._listen, self._line)
         except Unbound as error:
             self.__exit__(type(error), error, None)
             raise
@@ -87,26 +95,36 @@ class ZeroMQ:
     def dial(self, peer: int, address: str) -> None:
         """Open this end's connection to a peer; a `PeerUp` follows from `poll` when it stands. Tried until it
         does."""
-        self._dialling.dial(peer, address)
+        with self._lock:
+            self._dialling.dial(peer, address)
 
     def trouble(self, peer: int) -> str:
         """Why the last dial of a peer failed; empty if it did not, or is not this end's to make."""
         return self._dialling.trouble(peer)
 
-    def heard(self, peer: int) -> float | None:
-        """Seconds since the last message of a peer, or None before the first."""
-        at = self._heard.get(peer)
-        return None if at is None else time.monotonic() - at
+    def stuck(self, peer: int) -> float:
+        """Seconds for which a peer whose line stands has made no step, if it seems to hang; else 0."""
+        return self.signs.stuck(peer, self._interval)
+
+    def reached(self, peer: int) -> float | None:
+        """When somebody first answered at the address that was dialled (monotonic seconds); None: nobody has
+        yet, or it is not this end's to dial."""
+        return self._dialling.reached(peer)
 
     def forget(self, peer: int) -> None:
         """Stop dialling a peer that will not come back."""
-        self._dialling.forget(peer)
+        with self._lock:
+            self._dialling.forget(peer)
 
     # ------------------------------------------------------------------ sending and receiving
 
     def send(self, peer: int, session: int, message: Message) -> None:
         """Queue a message on a session; on one that is closed it is dropped (the machine hears of that from
         `poll`)."""
+        with self._lock:
+            self._send(peer, session, message)
+
+    def _send(self, peer: int, session: int, message: Message) -> None:
         route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
         for frames in encode(message, self._who, self._chunk):
             try:
@@ -125,11 +143,16 @@ class ZeroMQ:
     def poll(self, timeout: float | None) -> list[Event | Note]:
         """Wait up to `timeout` seconds (None: for ever) for anything to happen; returns at once with what is
         there."""
+        with self._lock:
+            return self._poll(timeout)
+
+    def _poll(self, timeout: float | None) -> list[Event | Note]:
         self._accepting.answer_watchers()
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
         ending, self._ending = self._ending, []
         limits = [timeout, SETTLE if ending else None, self._accepting.due(), self._dialling.redial()]
+        limits.append(self._beat_if_due())
         ready = {s for s, _ in self._sockets.poller.poll(_milliseconds(limits))}
         events = self._accepting.read(ready) + self._dialling.read(ready)
         for end in ending:
@@ -141,6 +164,37 @@ class ZeroMQ:
             events += said
             self._ending += over
         return events
+
+    # ------------------------------------------------------------------ beats
+
+    def beats(self, beat: Callable[[], Beat], interval: float) -> None:
+        """Send beats on all lines, every `interval` seconds while `poll` waits, and on `beat`."""
+        self._beat, self._interval = beat, interval
+
+    def beat(self) -> None:
+        """Send a beat if one is due; from another thread than that of `poll`, which is not waited for: while
+        it polls, it sends them itself."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._beat_if_due()
+            finally:
+                self._lock.release()
+
+    def _beat_if_due(self) -> float | None:
+        """Seconds until the next beat; None: there are none."""
+        if self._beat is None:
+            return None
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + self._interval
+            frame = encode_beat(self._beat())
+            for route in self._accepting.open():
+                with contextlib.suppress(zmq.ZMQError):  # it is over, which the next poll sees
+                    self._accepting.send(route, (frame,))
+            for socket in self._dialling.open():
+                with contextlib.suppress(zmq.ZMQError):
+                    socket.send(frame, zmq.NOBLOCK)
+        return self._due - now
 
 
 def _milliseconds(limits: list[float | None]) -> int | None:

@@ -233,6 +233,9 @@ class Silent:
 
     def dial(self, peer: int, address: str) -> None: ...
 
+    def reached(self, peer: int) -> float | None:
+        return None
+
     def trouble(self, peer: int) -> str:
         return "nobody answers there" if peer == 1 else ""  # the other is not dialled
 

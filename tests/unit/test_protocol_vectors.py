@@ -27,10 +27,12 @@ from gossipfl.core.messages import (
     Stop,
     Welcome,
 )
+from gossipfl.transport.lookout import Lookout, answer, ask, next_offset
 from gossipfl.transport.wire import CHUNK, Beat, Decoder, Layout, Who, decode_beat, encode, encode_beat
 
 FOLDER = Path(__file__).parents[1] / "data" / "protocol"
 RECORDED: dict[str, Any] = json.loads((FOLDER / "messages.json").read_text())
+WATCHING = json.loads((FOLDER / "watching.json").read_text())
 MESSAGES: list[dict[str, Any]] = RECORDED["messages"]
 KINDS: dict[str, Any] = {
     "hello": Hello,
@@ -121,6 +123,37 @@ def test_a_beat_is_the_recorded_bytes_in_both_directions(beat: dict[str, Any]) -
     fields = {name: value for name, value in beat.items() if name != "frame"}
     assert encode_beat(Beat(**fields)).hex() == beat["frame"]
     assert decode_beat(bytes.fromhex(beat["frame"]))._asdict() == fields
+
+
+def test_a_beat_may_come_between_two_chunks_of_a_payload() -> None:
+    values = torch.arange(6, dtype=torch.float32)
+    first, second = encode(Data(3, 2, (values,)), Who(0, "node-0"), 12)
+    decoder = Decoder(Layout(((6, torch.float32),), chunk=12))
+
+    assert decoder.feed([bytearray(f) for f in first]) is None
+    assert decoder.feed([encode_beat(Beat(0, 3, 9, True))]) == (Beat(0, 3, 9, True), None)
+    done = decoder.feed([bytearray(f) for f in second])
+    assert done is not None and isinstance(done[0], Data)
+    assert torch.equal(done[0].payload[0], values)
+
+
+@pytest.mark.parametrize("vector", WATCHING["asks"])
+def test_an_ask_of_a_watcher_is_the_recorded_bytes(vector: dict[str, Any], tmp_path: Path) -> None:
+    frame = bytes.fromhex(vector["frame"])
+    (tmp_path / "records").write_bytes(b"x" * vector["offset"] + b"one\n")
+    lookout = Lookout(tmp_path / "records")
+
+    assert ask(vector["offset"]) == frame
+    assert lookout.take(b"route", [frame])
+    assert list(lookout.answers()) == [(b"route", answer(vector["offset"], b"one\n"))]
+
+
+@pytest.mark.parametrize("vector", WATCHING["answers"])
+def test_an_answer_to_a_watcher_is_the_recorded_bytes(vector: dict[str, Any]) -> None:
+    frames = tuple(bytes.fromhex(frame) for frame in vector["frames"])
+
+    assert answer(vector["offset"], frames[1]) == frames
+    assert next_offset(frames) == vector["next"]
 
 
 @pytest.mark.parametrize("name", ["conversation.json", "broken_line.json"])

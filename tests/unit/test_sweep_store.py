@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import sqlite3
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from gossipfl.cli import main
-from gossipfl.drivers.sweep.cell import run_cell
 from gossipfl.drivers.sweep.grid import Sweep, load_sweep
-from gossipfl.drivers.sweep.run import Options, to_do
 from gossipfl.drivers.sweep.store import FILE, opened, reading, write_csv
 from gossipfl.errors import ConfigError
 from gossipfl.observe.sweep_result import results
@@ -149,69 +143,3 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_results_is_no_sweeps(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no sweep's folder"):
         results(tmp_path)
-
-
-def test_what_is_finished_is_not_to_do_and_a_look_writes_nothing(tmp_path: Path) -> None:
-    # given a sweep of which one cell is finished and one has failed
-    fill(tmp_path, sweep(0.1, 0.2))
-    larger = sweep(0.1, 0.2, 0.3)
-    cells = larger.cells()
-    before = (tmp_path / FILE).read_bytes()
-
-    # then what is new is to do, what failed only if it is to be tried again
-    assert to_do(larger, cells, tmp_path, Options()) == cells[2:]
-    assert to_do(larger, cells, tmp_path, Options(retry=True)) == [cells[0], cells[2]]
-    assert to_do(larger, cells, tmp_path / "new", Options()) == cells
-    assert (tmp_path / FILE).read_bytes() == before and not (tmp_path / "new").exists()
-    # and another sweep's folder is refused, as it will be
-    other = sweep(7.0)
-    with pytest.raises(ConfigError, match="results of another sweep"):
-        to_do(other, other.cells(), tmp_path, Options())
-
-
-def test_a_dry_run_of_a_sweep_that_is_half_done_counts_the_rest(tmp_path: Path) -> None:
-    # given a folder that holds one of the two runs of a sweep
-    text = "seeds = [0, 1]\n[base.swarm]\nrounds = 3\nnodes = 4\n[base.train]\ntask = 'consensus'\n"
-    (tmp_path / "study.toml").write_text(text)
-    (tmp_path / "half.toml").write_text(text.replace("[0, 1]", "[0]"))
-    half, out = load_sweep(tmp_path / "half.toml"), tmp_path / "run"
-    with opened(out) as store:
-        store.begin(half, half.cells())
-        store.add(0, half.cells()[0], DONE)
-
-    # when
-    command = ["sweep", str(tmp_path / "study.toml"), "--dry-run", "--out", str(out)]
-    said, told = (CliRunner().invoke(main, [*command, *more]).stdout for more in ([], ["--json"]))
-
-    # then
-    assert f"1 of them are finished in {out}, 1 are to do" in said
-    assert {key: json.loads(told)[key] for key in ("runs", "finished")} == {"runs": 2, "finished": 1}
-
-
-def test_every_figure_of_the_field_is_a_column(tmp_path: Path) -> None:
-    # given a run of the event engine
-    base = {"swarm": {"rounds": 4, "nodes": 4, "eval_every": 2}, "train": {"task": "digits"}}
-    found = load_sweep({"base": base, "engine": "events", "seeds": [0]})
-    done = run_cell({"base": base, "settings": {}, "engine": "events"})
-    with opened(tmp_path) as store:
-        store.begin(found, found.cells())
-        store.add(0, found.cells()[0], done)
-
-    # then its row has them all, and the figures that are bounded are within their bounds
-    [row] = list(csv.DictReader(write_csv(tmp_path).read_text().splitlines()))
-    names = ["consensus_distance", "mean", "min", "max", "std", "mean_model", "fairness", "gradient_norm"]
-    names += ["sent_bytes_per_node", "sent_messages_per_node", "virtual_seconds", "effective_neighbors"]
-    figures = {name: float(row[name]) for name in names}
-    assert all(math.isfinite(value) and value > 0 for name, value in figures.items() if name != "std")
-    assert 0.25 <= figures["fairness"] <= 1
-    assert 1 <= figures["effective_neighbors"] <= 4
-    assert figures["virtual_seconds"] == pytest.approx(4 * 0.011, rel=0.01)  # a step and a way each
-    assert figures["sent_messages_per_node"] == 8
-    # and the curves have virtual seconds, and the distance of all nodes once
-    with reading(tmp_path) as connection:
-        curve = connection.execute(
-            "SELECT round, seconds, mean FROM evals WHERE metric = 'consensus_distance' ORDER BY round"
-        ).fetchall()
-    assert [point["round"] for point in curve] == [2, 4]
-    assert [point["seconds"] for point in curve] == pytest.approx([0.026, 0.048], abs=0.003)
-    assert curve[-1]["mean"] == pytest.approx(figures["consensus_distance"])

@@ -30,7 +30,7 @@ Point = tuple[int, str, float, float, float | None, float | None, float | None, 
 """round, metric, seconds, bytes sent up to then by the mean node, mean, min, max, std over nodes."""
 
 _LEFT_OUT = frozenset({"edges", "names", "partition", "per_node", "machine"})
-_HEAD = frozenset({"node", "name", "round", "time", "kind", "sketch", "consensus_distance"})
+_HEAD = frozenset({"node", "name", "round", "time", "kind", "sketch"})
 
 
 def run_cell(job: Mapping[str, object]) -> dict[str, object]:
@@ -150,8 +150,6 @@ class _Curves:
             self._sent[round] = self._sent.get(round, 0.0) + number(record.get("sent_bytes"), 0.0)
         elif kind == "eval":
             gathered = self._values.setdefault(round, {})
-            if "consensus_distance" in record:  # of all nodes, exact: the event engine sees them
-                self._distance[round] = number(record["consensus_distance"])
             for name, value in record.items():
                 if name not in _HEAD and isinstance(value, int | float):
                     gathered.setdefault(name, []).append(float(value))
@@ -166,7 +164,7 @@ class _Curves:
         total = np.cumsum([self._sent[round] for round in sent]) / max(len(self._nodes), 1)
         found: list[Point] = []
         for round in sorted(self._values):
-            if round in self._sketches and round not in self._distance:
+            if round in self._sketches:
                 self._distance[round] = sketch.consensus_distance(np.stack(self._sketches[round]))
             upto = np.searchsorted(sent, round, side="right") - 1
             bytes_ = self._bytes.get(round, float(total[upto]) if upto >= 0 else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from gossipfl.drivers.machine import cores
 from gossipfl.drivers.sweep.grid import MANY, Cell, Sweep
 from gossipfl.drivers.sweep.pool import Hands, Job, Pool
-from gossipfl.drivers.sweep.store import FILE, held, opened, reading, write_csv
+from gossipfl.drivers.sweep.store import opened, write_csv
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.records import number
 
@@ -53,7 +53,7 @@ def run(sweep: Sweep, folder: Path, options: Options | None = None) -> Generator
     cells = sweep.cells()
     with opened(folder) as store:
         known = store.begin(sweep, cells)
-        kept = _kept(known, options)
+        kept = {h for h, status in known.items() if status == "ok" or not options.retry}
         failed = sum(known[h] == "failed" for h in kept)
         todo = [k for k, cell in enumerate(cells) if cell.hash not in kept]
         clock = _Clock(sum(cells[k].cost for k in todo))
@@ -80,23 +80,6 @@ def run(sweep: Sweep, folder: Path, options: Options | None = None) -> Generator
                     yield Progress(len(cells), finished, failed, resumed, clock.left(), cells[k], error)
         finally:
             write_csv(folder)
-
-
-def to_do(sweep: Sweep, cells: Sequence[Cell], folder: Path, options: Options) -> list[Cell]:
-    """The cells that `run` would run; the folder is only read.
-
-    Raises ConfigError where it holds the results of another sweep, or of another version.
-    """
-    if not (folder / FILE).is_file():
-        return list(cells)
-    with reading(folder) as connection:
-        kept = _kept(held(connection, cells), options)
-    return [cell for cell in cells if cell.hash not in kept]
-
-
-def _kept(known: Mapping[str, str], options: Options) -> set[str]:
-    """Hashes of the cells that are not run again."""
-    return {h for h, status in known.items() if status == "ok" or not options.retry}
 
 
 def _hands(sweep: Sweep, options: Options, cells: int, folder: Path) -> AbstractContextManager[Hands]:

@@ -16,12 +16,11 @@ from gossipfl.errors import ConfigError, Problem
 from gossipfl.records import number, to_json
 
 FILE: Final = "results.sqlite"
-SCHEMA: Final = 2
+SCHEMA: Final = 1
 """The version of the tables; files of another version are refused."""
 NUMBERS: Final = (
     "nodes", "rounds", "mean", "min", "max", "std", "mean_model", "consensus_distance", "spectral_gap",
-    "sent_bytes_per_node", "seconds", "parameters", "fairness", "gradient_norm", "effective_neighbors",
-    "sent_messages_per_node", "virtual_seconds",
+    "sent_bytes_per_node", "seconds", "parameters",
 )  # fmt: skip
 """Figures of the summary that are columns of `runs`, as numbers."""
 WHOLE: Final = frozenset({"nodes", "rounds", "parameters"})
@@ -70,7 +69,12 @@ class Store:
         Raises ConfigError where the file holds another sweep's results.
         """
         run = self._connection
-        known = held(run, cells)
+        held = dict(run.execute("SELECT hash, status FROM runs"))
+        known = {cell.hash: held[cell.hash] for cell in cells if cell.hash in held}
+        if held and not known:
+            (name,) = run.execute("SELECT value FROM meta WHERE key = 'name'").fetchone()
+            wrong = f"the folder holds the results of another sweep ({name})"
+            raise ConfigError(Problem("--out", wrong, "choose another --out"))
         about = {
             "name": sweep.name,
             "engine": sweep.engine,
@@ -226,18 +230,6 @@ def reading(folder: Path) -> Iterator[sqlite3.Connection]:
         connection.row_factory = sqlite3.Row
         check(connection, path)
         yield connection
-
-
-def held(connection: sqlite3.Connection, cells: Sequence[Cell]) -> dict[str, str]:
-    """hash -> status of the cells that have results. Raises ConfigError where all results are another
-    sweep's."""
-    found = dict(tuple(row) for row in connection.execute("SELECT hash, status FROM runs"))
-    known = {cell.hash: str(found[cell.hash]) for cell in cells if cell.hash in found}
-    if found and not known:
-        (name,) = connection.execute("SELECT value FROM meta WHERE key = 'name'").fetchone()
-        wrong = f"the folder holds the results of another sweep ({name})"
-        raise ConfigError(Problem("--out", wrong, "choose another --out"))
-    return known
 
 
 def write_csv(folder: Path) -> Path:

@@ -46,6 +46,7 @@ from gossipfl.core.messages import (
     Welcome,
 )
 from gossipfl.core.rules.averaging import dpsgd
+from gossipfl.transport.lookout import answer, ask
 from gossipfl.transport.wire import Beat, Decoder, Layout, Who, encode, encode_beat
 
 HERE = Path(__file__).parent
@@ -135,6 +136,19 @@ def beats() -> Iterator[Json]:
     """Signs of life."""
     for beat in (Beat(0, 1, 1, True), Beat(300, 99, 197, False)):
         yield {**beat._asdict(), "frame": encode_beat(beat).hex()}
+
+
+def asks() -> Iterator[Json]:
+    """What a watcher says."""
+    for offset in (0, 70_000):
+        yield {"offset": offset, "frame": ask(offset).hex()}
+
+
+def answers() -> Iterator[Json]:
+    """What it is given: lines of the records, and where the next of them begin."""
+    for offset, lines in ((0, b'{"node": 0, "kind": "round"}\n'), (70_000, b"{}\n{}\n")):
+        frames = answer(offset, lines)
+        yield {"offset": offset, "next": offset + len(lines), "frames": [frame.hex() for frame in frames]}
 
 
 class Side:
@@ -268,6 +282,7 @@ def main() -> None:
         "messages.json": {**about, "messages": list(vectors()), "chunked": chunked(), "beats": list(beats())},
         "conversation.json": {**about, "about": plain.__doc__, "steps": plain().steps},
         "broken_line.json": {**about, "about": broken.__doc__, "steps": broken().steps},
+        "watching.json": {**about, "asks": list(asks()), "answers": list(answers())},
     }
     for name, content in files.items():
         (HERE / name).write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
