@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gossipfl.core.events import Begin, Effect, PeerDown, PeerUp, Received, Send, Tick, Train, Trained
+from gossipfl.core.events import Begin, Effect, PeerDown, PeerUp, Received, Send, Shift, Tick, Train, Trained
 from gossipfl.core.exchange.line import Post
 from gossipfl.core.exchange.pairwise import SLICE, Pairwise
 from gossipfl.core.messages import Answer, Ask, Decline, Message, Welcome
@@ -22,15 +22,21 @@ def asks(effects: list[Effect]) -> list[tuple[int, int]]:
     return [(e.peer, e.message.number) for e in effects if isinstance(e, Send) and isinstance(e.message, Ask)]
 
 
-@pytest.fixture
-def asking() -> tuple[Pairwise, int, int]:
-    """A node whose ask has had one local phase, which ended at 2.0, and no reply; whom it asks, and the ask's
-    number."""
+def training() -> Pairwise:
+    """A node in its first local phase."""
     node = Pairwise(Post(1, 0, PEERS, 9, {}))
     for peer in PEERS:
         node.handle(PeerUp(peer, 1), 0.0)
         node.handle(Received(peer, 1, Welcome(1, 0, None, -1, -1, -1, {})), 0.0)
     node.handle(Begin(X), 0.0)
+    return node
+
+
+@pytest.fixture
+def asking() -> tuple[Pairwise, int, int]:
+    """A node whose ask has had one local phase, which ended at 2.0, and no reply; whom it asks, and the ask's
+    number."""
+    node = training()
     first = node.handle(Trained(1.0), 1.0)
     assert trains(first)
     [(peer, number)] = asks(first)
@@ -82,3 +88,12 @@ def test_after_a_while_it_trains_on_and_does_not_stand_still_for_that_ask_again(
     told(node, peer, Answer(number, (X,)))
     assert len(asks(node.handle(Trained(1.0), 4.0))) == 1
     assert not trains(node.handle(Trained(1.0), 5.0)), "this is another"
+
+
+def test_an_ask_that_comes_twice_is_answered_once() -> None:
+    node = training()
+
+    first, again = (told(node, PEERS[0], Ask(0, (X + 1,))) for _ in range(2))
+
+    assert [type(effect) for effect in first] == [Send, Shift]
+    assert again == []

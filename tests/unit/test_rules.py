@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gossipfl.core.aggregate import Row, ordered_sum
-from gossipfl.core.rules import averaging, sums, tracking
+from gossipfl.core.rules import averaging, combine, sums, tracking
 from gossipfl.core.rules.base import Inbox, Links, Rule, Turn
 
 TABLES = json.loads((Path(__file__).parents[1] / "data" / "tables.json").read_text())
@@ -269,3 +269,53 @@ def test_displacements_that_are_carried_follow_the_learning_rate() -> None:
     assert torch.allclose(
         tracking.gradient_tracking().emit(carried, x, after, moved)[1], torch.full((3,), 1.2)
     )
+    assert torch.allclose(averaging.qg().emit(carried, x, after, moved)[0], torch.full((3,), -0.18))
+    _, (momentum,) = averaging.qg().absorb(carried, x, after, Inbox((after,), (after,)), moved)
+    assert torch.allclose(momentum, torch.full((3,), 0.28))
+
+
+def test_a_silent_link_keeps_its_old_message_and_a_late_one_counts() -> None:
+    """The middle of a path of three, whose right neighbor is silent in a round, and late in another."""
+    rule, (whole, _) = sums.relay_sum(), links(tree([[0, 1], [1, 2]], 3))
+    pair = whole._replace(
+        spread=lambda z: z.expand(2, *z.shape), gather=lambda z: z.sum(0), weight=torch.ones(2, 1)
+    )
+    x, turn = torch.zeros(1), Turn(0, 1.0, pair)
+    one = torch.ones(2, 1)
+
+    def came(left: float, right: float, counted: list[bool]) -> Inbox:
+        return Inbox((), (), (torch.tensor([[left], [right]]), one), torch.tensor(counted).unsqueeze(1))
+
+    state = rule.init(x, turn)
+    first, state = rule.absorb(state, x, x, came(3.0, 6.0, [True, True]), turn)
+    silent, state = rule.absorb(state, x, x, came(9.0, 0.0, [True, False]), turn)
+    late = came(12.0, 0.0, [True, False])._replace(earlier=(came(0.0, 15.0, [False, True]),))
+    caught_up, _ = rule.absorb(state, x, x, late, turn)
+
+    assert [float(z) for z in (first, silent, caught_up)] == pytest.approx([3.0, 5.0, 9.0])
+
+
+def test_an_agreeing_nodes_scale_is_a_running_mean_of_how_well_its_move_fits_the_rounds() -> None:
+    """Opposed, across and along: (1 + cos) / 2 is 0, 1/2 and 1, from a scale of 1 on."""
+    rule, turn, x = combine.agreeing(averaging.dpsgd()), Turn(0, 1.0), torch.zeros(2)
+    after = torch.tensor([1.0, 0.0])
+    state = rule.init(x, turn)
+    expected = 1.0
+    for joint, fits in ([-2.0, 0.0], 0.0), ([0.0, 5.0], 0.5), ([3.0, 0.0], 1.0):
+        (sent,) = rule.emit(state, x, after, turn)
+        assert torch.allclose(sent, expected * after)
+        new, state = rule.absorb(state, x, after, Inbox((torch.tensor(joint),), (sent,)), turn)
+        expected = 0.9 * expected + 0.1 * fits
+        assert torch.equal(new, torch.tensor(joint))
+        assert float(state[0]) == pytest.approx(expected)
+
+
+def test_beside_push_sum_what_all_hold_alike_stays_so_whatever_the_masses() -> None:
+    a = tensor(TABLES["T11_push_sum"]["push_matrix"])
+    x = torch.cat([tensor([[1.0], [2.0], [3.0], [10.0]]), torch.full((4, 1), 7.0, dtype=torch.float64)], 1)
+
+    got = as_matrix(combine.beside(sums.push_sum(), 1), a, x, exact, 5)
+
+    assert float((got[1][:, 0] - got[0][:, 0]).abs().max()) > 0.1
+    for z in got:
+        torch.testing.assert_close(z[:, 1], x[:, 1], rtol=0, atol=1e-14)
