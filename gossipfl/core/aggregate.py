@@ -89,22 +89,23 @@ def ordered_sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     like = terms[0][1]
     if like.dtype.itemsize < 4:
         return ordered_sum([(weight, value.float()) for weight, value in terms]).to(like.dtype)
-    total = terms[0][1].new_zeros(terms[0][1].shape)
-    if total.numel() <= SMALL and total.device.type == "cpu" and total.element_size() >= 4:
-        numbers = total.numpy()  # the same memory and the same operations, with half the cost of a call
-        for weight, value in terms:
-            numbers += value.numpy() * weight
-        return total
-    if total.dim() != 1 or total.numel() <= BLOCK:
-        for weight, value in terms:
-            total += value * weight
-        return total
-    scratch = total.new_empty(BLOCK)
+    if like.dim() != 1 or like.numel() <= BLOCK:
+        return _summed(terms)
+    total = like.new_empty(like.shape)
     for begin in range(0, total.numel(), BLOCK):
-        block = total[begin : begin + BLOCK]
-        work = scratch[: block.numel()]
-        for weight, value in terms:
-            block += work.copy_(value[begin : begin + BLOCK]).mul_(weight)
+        some = slice(begin, begin + BLOCK)
+        total[some] = _summed([(weight, value[some]) for weight, value in terms])
+    return total
+
+
+def _summed(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """All at once. Only a sum whose every term is -0.0 tells whether it began at +0.0: adding that at the end
+    gives the same."""
+    (weight, value), *rest = terms
+    total = value * weight
+    for weight, value in rest:
+        total += value * weight
+    total += 0.0
     return total
 
 

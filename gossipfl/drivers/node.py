@@ -7,8 +7,9 @@ a node needs to be told from outside comes over `control`: where the others are,
 from __future__ import annotations
 
 import json
+import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -112,6 +113,8 @@ class Node:
         self.begun = self.ended = 0.0
         self._stack = ExitStack()
         self._adopted: Adopt | None = None
+        self._at: Tensor | None = None  # where the parameters are, if that is known without looking
+        self._has_word = _readable(control)
         self.moved = False  # have the parameters changed since the last round?
         self._left = False
         self._told = (0, 0)
@@ -210,7 +213,7 @@ class Node:
                 self._handle(PeerDown(j, None, gone=True))
 
     def _round(self, round: int) -> None:
-        x = self._copy()
+        x = self._copy() if self._at is None else self._at
         self.keeper.at(round + 1, training=True)
         t0 = time.monotonic()
         phase = self._phase(round)
@@ -231,6 +234,7 @@ class Node:
             self._complain()
         adopt, self._adopted = self._adopted, None
         self.learner.load(adopt.x)
+        self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
         if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
@@ -305,7 +309,7 @@ class Node:
                         return
                 case Shift(delta):
                     self.learner.load(self._copy() + delta)
-                    self.moved = True
+                    self._at, self.moved = None, True
                 case Finished():
                     self._left = True
                 case Note():
@@ -334,7 +338,7 @@ class Node:
 
     def _listen(self) -> None:
         """What has been told over the control line."""
-        while self._control.poll(0):
+        while self._has_word():
             try:
                 word = json.loads(self._control.recv_bytes())
             except (EOFError, OSError):
@@ -409,3 +413,12 @@ def layout(plan: Plan, x: Tensor) -> Layout:
     types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
     parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
     return Layout(parts, tuple(shape.below for shape in shapes))
+
+
+def _readable(control: Connection) -> Callable[[], bool]:
+    """Is there a word on the line? Its own `poll` makes a selector each time."""
+    if not hasattr(select, "poll"):
+        return lambda: control.poll(0)
+    waiting = select.poll()
+    waiting.register(control.fileno(), select.POLLIN)
+    return lambda: bool(waiting.poll(0))

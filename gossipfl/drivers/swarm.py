@@ -33,6 +33,14 @@ ZYGOTE: Final = (
 #: Characters that the path of a socket's folder may have (a socket's own path is limited to about a hundred).
 SHORT: Final = 80
 
+#: How glibc handles the nodes' memory: what is free is kept and used again, whatever its size. A vector a
+#: round is as large as the model, and new memory costs as much as filling it.
+MEMORY: Final = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_ARENA_MAX": "1",
+}
+
 Word = Mapping[str, object]
 
 
@@ -67,7 +75,7 @@ class Swarm:
             "resume": {} if self._resume is None else dict(self._resume.rounds),
             "lost": {} if self._resume is None else dict(self._resume.lost),
         }
-        environment = dict(os.environ)
+        environment = {**MEMORY, **os.environ}
         if self._config.train.device in ("cpu", "auto"):
             environment.setdefault("OMP_NUM_THREADS", str(self._config.train.threads))
         if self._config.train.device == "cpu":

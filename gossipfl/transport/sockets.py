@@ -15,6 +15,8 @@ Socket = zmq.Socket[bytes]
 
 #: Bytes that the system may hold back on a line between machines.
 SEND_BUFFER = 512 * 1024
+#: Bytes of a frame below which a copy costs less than to be told, by a thread, that it has left.
+COPY_BELOW = 512 * 1024
 
 
 class Limits(NamedTuple):
@@ -38,6 +40,7 @@ class Sockets:
         """A socket for an address; it is neither bound nor connected."""
         chunk, heartbeat, abroad = self.limits
         socket: Socket = self.context.socket(kind)
+        socket.copy_threshold = COPY_BELOW
         socket.setsockopt(zmq.SNDHWM, 0)  # the protocol bounds what is under way: two payloads an edge
         socket.setsockopt(zmq.MAXMSGSIZE, chunk + 1024)
         socket.setsockopt(zmq.IMMEDIATE, 1)

@@ -18,6 +18,7 @@ describes these bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -292,7 +293,7 @@ class Decoder:
 
 def _finite(values: Tensor, part: int) -> None:
     # A finite sum proves finite values in one pass; only a sum that overflows needs the second.
-    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+    if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
         raise RemoteProtocolError(f"part {part} of a payload holds NaN or Inf")
 
 
