@@ -31,7 +31,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gossipfl.config import Config, load_config
-from gossipfl.drivers import checkpoint
+from gossipfl.drivers import checkpoint, room
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.node import Place
@@ -342,14 +342,18 @@ def main(scratch: str) -> int:
 
 
 def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
+    import numpy as np
     import torch
 
     folder = Path(job["folder"])
-    _raise_limits()
+    granted = room.limits()
     config = load_config(job["config"])
     torch.set_num_threads(1)
     load = workload(config)
     made = plan(config, load.sizes, load.plain)
+    degrees = np.bincount(np.ravel(made.edges()).astype(np.int64), minlength=made.n).tolist()
+    if lacking := room.problems(degrees, load.d * getattr(torch, config.train.dtype).itemsize, granted):
+        raise ConfigError(lacking)
     _warm(load)
     tell({"ready": time.monotonic() - job["epoch"]})
     run = Run(folder, scratch, job["epoch"], job["resume"], job["lost"])
@@ -375,16 +379,3 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     summary = summarize(made, load, outcome)
     tell({"summary": summary, "models": str(models), "diverged": outcome.diverged})
     return 0
-
-
-def _raise_limits() -> None:
-    """As many open files as the system grants: a hub with hundreds of neighbours needs thousands."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
