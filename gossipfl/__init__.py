@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gossipfl import topology
-    from gossipfl.api import Result, SweepResult, load, results, simulate, swarm, sweep
+    from gossipfl.api import Result, SweepResult, join, load, results, simulate, swarm, sweep
     from gossipfl.config import Config, load_config
+    from gossipfl.drivers.join import Node
     from gossipfl.errors import (
         ConfigError,
         GossipError,
@@ -26,12 +27,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Result": "api",
     "SweepResult": "api",
+    "join": "api",
     "load": "api",
     "results": "api",
     "simulate": "api",
     "swarm": "api",
     "sweep": "api",
     "Config": "config",
+    "Node": "drivers.join",
     "load_config": "config",
     "ConfigError": "errors",
     "GossipError": "errors",
@@ -48,6 +51,7 @@ __all__ = [
     "ConfigError",
     "GossipError",
     "LocalProtocolError",
+    "Node",
     "PeerLost",
     "Refused",
     "RemoteProtocolError",
@@ -55,6 +59,7 @@ __all__ = [
     "SweepResult",
     "Task",
     "TrainingDiverged",
+    "join",
     "load",
     "load_config",
     "results",

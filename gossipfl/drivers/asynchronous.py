@@ -5,27 +5,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 
 from gossipfl.core.events import Event, Halt, Tick
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.machines import machine
-from gossipfl.drivers.node import FLUSH_EVERY, Node, Place
+from gossipfl.drivers.node import FLUSH_EVERY, Control, Node, Place
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.telling import due, eval_fields, wrong
+from gossipfl.drivers.telling import due, eval_fields
 from gossipfl.drivers.walk import Meeting, Walk
 from gossipfl.errors import TrainingDiverged
 from gossipfl.learning.training import Phase
-from gossipfl.learning.workload import Workload
+from gossipfl.learning.workload import Assignment
 
 
 class AsynchronousNode(Node):
     """A node of `pairwise` or `push`."""
 
     def __init__(
-        self, plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None
+        self, plan: Plan, workload: Assignment, place: Place, control: Control, lan: Lan | None = None
     ) -> None:
         super().__init__(plan, workload, place, control, lan)
         self._phase_s = 0.0  # of the local phase under way
@@ -84,7 +83,7 @@ class AsynchronousNode(Node):
 
     def _close(self, phase: Phase) -> None:
         """A local phase is done."""
-        what = wrong(phase, self.learner.vector)
+        what = self._wrong(phase)
         if what is not None:
             self.learner.load(self._before)
             raise TrainingDiverged(self._name, self.rounds + 1, what)

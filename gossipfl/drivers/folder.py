@@ -11,14 +11,14 @@ from gossipfl.errors import ConfigError, Problem
 
 
 @contextmanager
-def run_folder(out: Path | None, name: str) -> Iterator[Path]:
+def run_folder(out: Path | None, name: str, key: str = "--out") -> Iterator[Path]:
     """A new or empty folder for a run; taken away again if the run fails before it leaves anything.
 
-    Nothing is ever overwritten: raises ConfigError where `out` is in use.
+    Nothing is ever overwritten: raises ConfigError, under `key`, where `out` is in use.
     """
     path = out
     try:
-        path = _default_folder(name) if out is None else _chosen_folder(out)
+        path = _default_folder(name, key) if out is None else _chosen_folder(out, key)
         yield path
     except BaseException:
         if path is not None and path.is_dir() and not any(path.iterdir()):
@@ -26,7 +26,7 @@ def run_folder(out: Path | None, name: str) -> Iterator[Path]:
         raise
 
 
-def _default_folder(name: str) -> Path:
+def _default_folder(name: str, key: str) -> Path:
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         path = Path("runs", stem + suffix)
@@ -37,15 +37,15 @@ def _default_folder(name: str) -> Path:
                 raise
             continue
         return path
-    raise ConfigError(Problem("--out", f"runs/{stem} and its like are taken", "choose a folder with --out"))
+    raise ConfigError(Problem(key, f"runs/{stem} and its like are taken", f"choose a folder with {key}"))
 
 
-def _chosen_folder(path: Path) -> Path:
+def _chosen_folder(path: Path, key: str) -> Path:
     if path.exists() and not path.is_dir():
-        raise ConfigError(Problem("--out", f"{path} is a file", "choose another --out, or remove it"))
+        raise ConfigError(Problem(key, f"{path} is a file", f"choose another {key}, or remove it"))
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(
-            Problem("--out", f"{path} exists and is not empty", "choose another --out, or remove it")
+            Problem(key, f"{path} exists and is not empty", f"choose another {key}, or remove it")
         )
     path.mkdir(parents=True, exist_ok=True)
     return path

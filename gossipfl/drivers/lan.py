@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.node import Place
 from gossipfl.drivers.plan import Plan, needs_sizes, plan
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
-from gossipfl.learning.workload import Workload, workload
+from gossipfl.learning.workload import Assignment, Workload, workload
 from gossipfl.records import merge, read, to_json
 
 Say = Callable[[str], None]
@@ -65,7 +65,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
         say("warning: nothing on its lines is encrypted: whoever is on this network can read and write")
     load = workload(config, node=place.node)
     made = plan(config, plain=load.plain)
-    _raise_limits()
+    raise_limits()
     word: dict[str, Any] = {}
 
     def hear(said: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
     if "begun" not in word:  # nothing has happened that anyone would keep
         shutil.rmtree(folder, ignore_errors=True)
     _raise_for(word, name, place)
-    summary = _summary(made, load, place, folder, word)
+    summary = summarize(made, load, place, folder, word)
     (folder / "summary.json").write_text(json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
     return summary
 
@@ -98,13 +98,18 @@ def _loopback(*addresses: str) -> bool:
     return all(address_of(address).loopback for address in addresses if address)
 
 
+def unbound(name: str, place: Lan, number: int, text: str) -> ConfigError:
+    """Why a node cannot listen where it should, from the system's error."""
+    where = place.listen.removeprefix("tcp://")
+    wrong, right = _BIND.get(number, (text, "an address of this machine"))
+    return ConfigError(Problem(f"node.{name}.bind", f"{where} {wrong}", right))
+
+
 def _raise_for(word: dict[str, Any], name: str, place: Lan) -> None:
     if "diverged" in word:
         raise TrainingDiverged(name, *word["diverged"])
     if "errno" in word:
-        where = place.listen.removeprefix("tcp://")
-        wrong, right = _BIND.get(int(word["errno"]), (str(word["error"]), "an address of this machine"))
-        raise ConfigError(Problem(f"node.{name}.bind", f"{where} {wrong}", right))
+        raise unbound(name, place, int(word["errno"]), str(word["error"]))
     if "error" in word:
         kind = Refused if word.get("refused") else PeerLost if word.get("lost") else GossipError
         raise kind(str(word["error"]))
@@ -112,7 +117,9 @@ def _raise_for(word: dict[str, Any], name: str, place: Lan) -> None:
         raise KeyboardInterrupt
 
 
-def _summary(made: Plan, load: Workload, place: Lan, folder: Path, word: dict[str, Any]) -> dict[str, object]:
+def summarize(
+    made: Plan, load: Assignment, place: Lan, folder: Path, word: Mapping[str, Any]
+) -> dict[str, object]:
     """What `summary.json` says of one node; the figures of the others are theirs to tell."""
     config, name = made.config, place.names[place.node]
     evals = [r for r in read(folder / "records" / f"{name}.jsonl") if r.get("kind") == "eval"]
@@ -207,7 +214,7 @@ def _log(folder: Path) -> Iterator[None]:
         handler.close()
 
 
-def _raise_limits() -> None:
+def raise_limits() -> None:
     """As many open files as the system grants: strangers that hold connections open must not use them up."""
     if os.name != "posix":
         return

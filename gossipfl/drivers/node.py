@@ -11,9 +11,8 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -42,7 +41,7 @@ from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning.training import Phase
-from gossipfl.learning.workload import Workload
+from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.pulse import Pulse
@@ -72,11 +71,20 @@ class Place(NamedTuple):
     lost: str = ""  # why it has no part in this run any more: it was lost before the run was stopped
 
 
+class Control(Protocol):
+    """A node's line to whoever started it: a `multiprocessing` Connection, or what stands in for one."""
+
+    def fileno(self) -> int: ...
+    def poll(self, timeout: float) -> bool: ...
+    def recv_bytes(self) -> bytes: ...
+    def send_bytes(self, raw: bytes) -> None: ...
+
+
 class Node:
     """A node's life: `meet`, `train`, `leave`, inside one `with`."""
 
     def __init__(
-        self, plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None
+        self, plan: Plan, workload: Assignment, place: Place, control: Control, lan: Lan | None = None
     ) -> None:
         """lan: where the others are, if they are on other machines; else `control` tells."""
         config = plan.config
@@ -221,7 +229,7 @@ class Node:
 
     def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
         """Close the round whose local phase, from x [d] on, is done."""
-        what = wrong(phase, self.learner.vector)
+        what = self._wrong(phase)
         if what is not None:
             self.learner.load(x)
             raise TrainingDiverged(self._name, self.rounds + 1, what)
@@ -286,6 +294,10 @@ class Node:
                 phase: Phase = end.value
                 return phase
             self.keeper.step()
+
+    def _wrong(self, phase: Phase) -> str | None:
+        """What is not finite after a local phase, or None."""
+        return wrong(phase, self.learner.vector)
 
     def _copy(self) -> Tensor:
         return self.learner.vector.detach().clone()

@@ -16,7 +16,7 @@ from gossipfl.core.events import Adopt
 from gossipfl.core.stopping import Criteria
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.training import Learner, Phase
-from gossipfl.learning.workload import Workload
+from gossipfl.learning.workload import Assignment
 
 
 def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object]:
@@ -54,7 +54,7 @@ def plain(x: Tensor) -> NDArray[np.floating]:
     return array
 
 
-def criteria(config: Config, workload: Workload) -> Criteria | None:
+def criteria(config: Config, workload: Assignment) -> Criteria | None:
     """When a node of this run has seen enough; None: never. Raises ConfigError for a metric that the task
     does not have."""
     stop = config.stop

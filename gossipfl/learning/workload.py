@@ -27,22 +27,27 @@ from gossipfl.learning.training import Learner, Lesson, ModuleLearner, regimen
 from gossipfl.learning.vectors import VectorWorkload
 
 
-class Workload(Protocol):
-    """A task made ready for n nodes: split, seeded, checked."""
+class Assignment(Protocol):
+    """What one node needs to know of its part."""
 
     headline: str  # the metric that summaries name
     higher_is_better: bool
     metrics: tuple[str, ...]  # names of what an evaluation gives
-    d: int  # the size of x
-    plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
     signature: Signature  # what x is made of: peers compare it
     data_hash: str  # 16 hexadecimal digits: the data and who holds which
-    sizes: tuple[int, ...]  # samples of each node
-    parts: tuple[Index, ...]  # their indices; empty for vector tasks
+    sizes: tuple[int, ...]  # samples of each node, as far as they are known
 
     def learner(self, node: int) -> Learner:
         """One node, with a model of its own, at its start."""
         ...
+
+
+class Workload(Assignment, Protocol):
+    """A task made ready for n nodes: split, seeded, checked."""
+
+    d: int  # the size of x
+    plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
+    parts: tuple[Index, ...]  # indices of each node's samples; empty for vector tasks
 
     def cohort(self, crew: Crew = ALONE) -> Cohort:
         """All nodes at once, at their start; `crew` are the threads that may train them."""
