@@ -31,6 +31,8 @@ _TROUBLE: Final[Mapping[int, str]] = {
 }
 #: Seconds until a dial that failed is tried again: from the first to the last, doubling.
 REDIAL: Final = (0.05, 1.0)
+#: Milliseconds until libzmq itself would connect again.
+NEVER: Final = 3_600_000
 
 
 @dataclass(slots=True)
@@ -176,7 +178,10 @@ class Dialling:
 
     def _connect(self, dialled: _Dialled) -> None:
         socket = self._sockets.open(zmq.DEALER, dialled.address)
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)  # a new connection is a new session, so it is made here
+        # A new connection is a new session, so it is made here. Where libzmq gives a connection up by itself
+        # (no reconnecting, or IMMEDIATE), it drops what has come on it and is not read yet: a goodbye.
+        socket.setsockopt(zmq.RECONNECT_IVL, NEVER)
+        socket.setsockopt(zmq.IMMEDIATE, 0)
         dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout), None
         dialled.session, dialled.greeted = dialled.session + 1, False
         dialled.monitor = self._sockets.watch(socket, _CLOSED | _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
