@@ -145,7 +145,7 @@ class OwnNode(Node):
         return {
             "rounds": self.rounds,
             "end": self._plan.rounds if self._parted else self.machine.rounds,
-            "sent_bytes": self.transport.sent_bytes,
+            "sent_bytes": self.sent_bytes,
             "begun": self.begun,
             "ended": self.ended or self.now,
         }

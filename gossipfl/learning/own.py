@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gossipfl.config import Config
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.flat import Flat, state_dict
-from gossipfl.learning.training import Phase, Steps, drain
+from gossipfl.learning.training import Phase, Steps, Tree, drain, keep, put_back
 
 #: Numbers that are averaged as they are; of shorter ones, copies in float32 are.
 EXACT = (torch.float32, torch.float64)
@@ -116,6 +116,13 @@ class OwnLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_dict(self.flat.module)
+
+    def kept(self) -> Tree:
+        return keep(self.flat.module, self.optimizer, self.flat.trainable())
+
+    def restore(self, kept: Tree) -> None:
+        put_back(kept, self.flat.module, self.optimizer, self.flat.trainable())
+        self.pull()
 
     def state_dict_of(self, x: Tensor) -> dict[str, Tensor]:
         """The model's state with x `[d]` in place of what is shared."""

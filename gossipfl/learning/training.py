@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -204,24 +204,34 @@ class ModuleLearner:
         return state_dict(self.flat.module)
 
     def kept(self) -> Tree:
-        own = self.optimizer.state
-        return {
-            "model": dict(named_tensors(self.flat.module)),
-            "optimizer": [dict(own[p]) if p in own else None for p in self._trainable],
-        }
+        return keep(self.flat.module, self.optimizer, self._trainable)
 
-    @torch.no_grad()
     def restore(self, kept: Tree) -> None:
-        for name, tensor in named_tensors(self.flat.module):
-            saved = kept["model"][name]
-            if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
-                was, now = (f"{t.dtype} {tuple(t.shape)}" for t in (saved, tensor))
-                raise ValueError(f"{name} is {now}, and {was} was kept")
-            tensor.copy_(saved)
-        # The optimiser's own `load_state_dict` would cast what it keeps, and with that change bits.
-        for parameter, state in zip(self._trainable, kept["optimizer"], strict=True):
-            if state is not None:
-                self.optimizer.state[parameter] = state
+        put_back(kept, self.flat.module, self.optimizer, self._trainable)
+
+
+def keep(module: nn.Module, optimizer: Optimizer, trainable: Sequence[Tensor]) -> Tree:
+    """All tensors of a module, and the optimizer's state of its trainable parameters."""
+    own = optimizer.state
+    return {
+        "model": dict(named_tensors(module)),
+        "optimizer": [dict(own[p]) if p in own else None for p in trainable],
+    }
+
+
+@torch.no_grad()
+def put_back(kept: Tree, module: nn.Module, optimizer: Optimizer, trainable: Sequence[Tensor]) -> None:
+    """The reverse of `keep`, in place. Raises KeyError, ValueError where it is not of this model."""
+    for name, tensor in named_tensors(module):
+        saved = kept["model"][name]
+        if saved.shape != tensor.shape or saved.dtype != tensor.dtype:
+            was, now = (f"{t.dtype} {tuple(t.shape)}" for t in (saved, tensor))
+            raise ValueError(f"{name} is {now}, and {was} was kept")
+        tensor.copy_(saved)
+    # The optimiser's own `load_state_dict` would cast what it keeps, and with that change bits.
+    for parameter, state in zip(trainable, kept["optimizer"], strict=True):
+        if state is not None:
+            optimizer.state[parameter] = state
 
 
 def drain(steps: Steps) -> Phase:

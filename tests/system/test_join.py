@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import sys
@@ -160,8 +159,8 @@ def test_nodes_and_own_loops_make_one_swarm(start: Start, tmp_path: Path) -> Non
     # then they do so as one
     assert [e.code for e in ended] == [0, 0], ended
     assert torch.equal(torch.stack(got), torch.from_numpy(expected[[0, 2]]))
-    kept = load_file(tmp_path / "b" / "models" / "b.safetensors")
-    assert torch.equal(torch.cat([v.reshape(-1) for v in kept.values()]), torch.from_numpy(expected[1]))
+    own[0].model.load_state_dict(load_file(tmp_path / "b" / "models" / "b.safetensors"))
+    assert torch.equal(vector(own[0].model), torch.from_numpy(expected[1]))
 
 
 # ---------------------------------------------------------------------- any loop
@@ -244,7 +243,7 @@ def test_what_is_kept_at_home_stays_there(tmp_path: Path) -> None:
     one, other = together(lambda: loop("a", 1.0), lambda: loop("b", 3.0))
     # then that alone is the mean
     assert one[0].weight.tolist() == other[0].weight.tolist() == [[2.0] * 3]
-    assert (float(one[2].weight), float(other[2].weight)) == (1.0, 3.0)
+    assert (one[2].weight.item(), other[2].weight.item()) == (1.0, 3.0)
     assert not torch.equal(one[1].running_mean, other[1].running_mean)
 
 
@@ -299,7 +298,7 @@ def test_half_precision_is_averaged_in_float32(tmp_path: Path) -> None:
 
     swarm = config(2, swarm={"rounds": 2})
     models = together(lambda: loop("a", 1.0), lambda: loop("b", 1 + 2**-6))
-    assert [float(m.weight[0, 0]) for m in models] == [1 + 2**-7] * 2
+    assert [m.weight[0, 0].item() for m in models] == [1 + 2**-7] * 2
     assert models[0].weight.dtype is torch.bfloat16
 
 
@@ -308,9 +307,12 @@ def test_asynchronous_exchanges_are_adopted_between_steps(exchange: str, tmp_pat
     rule = {"pairwise": "dpsgd", "push": "gossip-learning"}[exchange]
     swarm = config(3, swarm={"rounds": 30}, algorithm={"exchange": exchange, "rule": rule, "local_steps": 2})
     models = together(
-        *[lambda n=n, v=v: trained(swarm, n, tmp_path, linear(v), lr=1e-6) for n, v in zip("abc", (0, 3, 6))]
+        *[
+            lambda n=n, v=v: trained(swarm, n, tmp_path, linear(v), lr=1e-6)
+            for n, v in zip("abc", (0.0, 3.0, 6.0), strict=True)
+        ]
     )
-    assert all(0 < float(model.weight[0, 0]) < 6 for model in models), models
+    assert all(0 < model.weight[0, 0].item() < 6 for model in models), models
     assert sum(int(r["neighbors"]) for n in "abc" for r in records(tmp_path, n, "round")) > 0
 
 
@@ -413,15 +415,13 @@ def test_the_mean_model_is_that_of_the_last_exchange(tmp_path: Path) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         with gossipfl.join(swarm, model, optimizer, name=name, out=tmp_path / name) as node:
             step(model, optimizer)
-            for group in optimizer.param_groups:
-                group["lr"] = 0.1
-            mean = node.mean_model()
             step(model, optimizer)
-            assert torch.equal(mean["weight"], node.mean_model()["weight"])
+            optimizer.param_groups[0]["lr"] = 0.1
+            step(model, optimizer)
+            mean = node.mean_model()
             return mean, model.weight.detach().clone()
 
-    swarm = config(2, swarm={"rounds": 2}, algorithm={"every": 2, "rule": "dpsgd-cta"})
-    swarm["algorithm"] = {"rule": "dpsgd"}
+    swarm = config(2, swarm={"rounds": 2}, algorithm={"local_steps": 2})
     (mean, own), _ = together(lambda: loop("a", 1.0), lambda: loop("b", 3.0))
     # then the mean is that of both models as they were given
     assert mean["weight"].tolist() == [[2.0] * 3]
@@ -474,7 +474,7 @@ def test_numbers_that_are_no_numbers_never_reach_a_neighbor(tmp_path: Path) -> N
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         with (
             gossipfl.join(swarm, model, optimizer, name="a", out=tmp_path / "a"),
-            pytest.raises(TrainingDiverged, match="a: .*a parameter became NaN"),
+            pytest.raises(TrainingDiverged, match=r"a: .*a parameter became NaN"),
         ):
             step(model, optimizer)
             optimizer.param_groups[0]["lr"] = float("nan")
@@ -611,7 +611,7 @@ def test_a_node_is_named_by_its_launcher(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("GOSSIPFL_NODE", "a")
     assert gossipfl.join(swarm, model, optimizer).name == "a"
     assert gossipfl.join(swarm, model, optimizer, name="b").name == "b"
-    with pytest.raises(LocalProtocolError, match="with gossipfl.join"):
+    with pytest.raises(LocalProtocolError, match=r"with gossipfl\.join"):
         gossipfl.join(swarm, model, optimizer).log(loss=1.0)
 
 
@@ -640,7 +640,7 @@ with gossipfl.join(sys.argv[1], model, optimizer, name=sys.argv[2], out=sys.argv
 def test_interrupting_one_loop_lets_the_others_go_on(start: Start, until: Until, tmp_path: Path) -> None:
     # given two loops in processes of their own
     file = tmp_path / "swarm.toml"
-    file.write_text(gossipfl.load_config(config(2, swarm={"rounds": 3000})).to_toml())
+    file.write_text(gossipfl.load_config(config(2, swarm={"rounds": 2000})).to_toml())
     one, other = (
         start(
             command=[sys.executable, "-c", SCRIPT, str(file), name, str(tmp_path / name)],
@@ -658,5 +658,5 @@ def test_interrupting_one_loop_lets_the_others_go_on(start: Start, until: Until,
     assert (tmp_path / "a" / "models" / "a.safetensors").exists()
     assert other.end().code == 0
     rounds = records(tmp_path, "b", "round")
-    assert (len(rounds), rounds[-1]["neighbors"]) == (3000, 0)
-    assert "a has left" in other.text()[1] or os.environ.get("PYTHONWARNINGS")
+    assert (len(rounds), rounds[-1]["neighbors"]) == (2000, 0)
+    assert "b: a has left; goes on without it" in other.text()[1]

@@ -300,6 +300,11 @@ def test_a_neighbor_that_leaves_before_the_end_is_noted_once_and_not_waited_for(
         ("peer_down", 2, "has left")
     ]
     assert closing == []
+    # and at the end it does not matter that it has never counted this node's payload
+    for t in (1, 2):
+        m.handle(Stepped(vector(0.0), vector(3.0)), 0.0)
+        told(m, 0, Data(t, t - 1, (vector(3.0),)))
+    assert Finished() in told(m, 0, Nothing(LAST, 2))
 
 
 def test_a_goodbye_after_the_last_round_is_no_news() -> None:

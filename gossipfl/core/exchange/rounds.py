@@ -111,6 +111,7 @@ class Rounds:
         self._own = Own()
         self._turn = Turn(0, 1.0)
         self._parted = False  # has this node left while the others go on?
+        self._departed: set[int] = set()  # the neighbours that have
         self._last: tuple[State, Intake] = ((), Intake(Row(0, ()), {}))  # what the last round was made of
 
     # ------------------------------------------------------------------ what a driver asks
@@ -428,10 +429,12 @@ class Rounds:
                 edge.receive(message)
                 if self.phase is Phase.LEAVING:
                     return self._leave()
+                effects: list[Effect] = []
                 # a last word before the last round: the others go on
-                left = edge.done and not done and self.round + 1 < self.rounds
-                note: list[Effect] = [Note("peer_down", edge.peer, LEFT)] if left else []
-                return note + self._close_if_ready() if self.phase is Phase.WAITING else note
+                if edge.done and not done and self.round + 1 < self.rounds:
+                    self._departed.add(edge.peer)
+                    effects.append(Note("peer_down", edge.peer, LEFT))
+                return effects + self._close_if_ready() if self.phase is Phase.WAITING else effects
             case Stop(round):
                 return self._halt(round, event.peer)
             case Reset(round):
@@ -467,6 +470,7 @@ class Rounds:
         effects: list[Effect] = []
         if answer:
             effects.append(Send(peer, event.session, self._greeting(Welcome, edge, event.session)))
+        self._departed.discard(peer)
         owed = edge.meet(hello, self._inc)
         if self.stop < LAST:
             effects += self._to(edge, Stop(self.stop))
@@ -488,6 +492,7 @@ class Rounds:
             return []
         was_up = edge.up
         edge.close()
+        edge.gone = edge.gone or event.peer in self._departed
         left = edge.heard >= self.rounds - 1  # it has said all it had to say
         effects: list[Effect] = [Note("peer_down", event.peer)] if was_up and not left else []
         if self.phase is Phase.LEAVING:
