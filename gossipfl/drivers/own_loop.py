@@ -104,6 +104,7 @@ class OwnNode(Node):
     def _open(self) -> None:
         self._steps = None if self.over else self.learner.steps(self.rounds)
         self._since = time.monotonic()
+        self.keeper.at(min(self.rounds + 1, self.machine.rounds), training=not self.over)
         if self.over:
             self.ended = self.now
 
@@ -111,6 +112,7 @@ class OwnNode(Node):
         """The loop has made an optimizer step."""
         if self._steps is None:
             return
+        self.keeper.step()
         phase = _advance(self._steps)
         if phase is None:
             self._turn(0.0)
@@ -220,6 +222,7 @@ class OwnAsynchronousNode(OwnNode, AsynchronousNode):
             return
         self.learner.pull()
         before = self.learner.vector._version
+        self.keeper.step()
         phase = self._walk.step()
         if phase is not None:
             self.learner.flat.check()
