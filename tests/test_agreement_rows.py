@@ -72,7 +72,7 @@ REAL = [case for case in CASES if case.real is not None]
 def config(case: Case, task: str, dtype: str, folder: Path) -> Keys:
     keys: Keys = {
         "swarm.nodes": case.n,
-        "swarm.rounds": 11,
+        "swarm.rounds": 20 if "wire.codec" in case.keys else 11,
         "swarm.eval_every": 5,
         "swarm.seed": 5,
         "topology.graph": case.graph,
