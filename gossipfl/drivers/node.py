@@ -427,7 +427,7 @@ def layout(plan: Plan, x: Tensor) -> Layout:
     return Layout(parts, tuple(shape.below for shape in shapes))
 
 
-def _readable(control: Connection) -> Callable[[], bool]:
+def _readable(control: Control) -> Callable[[], bool]:
     """Is there a word on the line? Its own `poll` makes a selector each time."""
     if not hasattr(select, "poll"):
         return lambda: control.poll(0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import logging
+import re
+import shutil
 import signal
 import socket
 import sys
@@ -625,6 +629,68 @@ def test_a_step_in_another_thread_is_an_error(tmp_path: Path) -> None:
     assert "another thread" in str(error)
 
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str, folder: Path) -> Path:
+    """A copy of an example whose nodes have ports of their own."""
+    copy = folder / name
+    shutil.copytree(EXAMPLES / name, copy, ignore=shutil.ignore_patterns("runs"))
+    text = (copy / "swarm.toml").read_text()
+    addresses = re.findall(r"127\.0\.0\.1:\d+", text)
+    for old, new in zip(addresses, config(len(addresses))["node"], strict=True):
+        text = text.replace(old, new["address"])
+    (copy / "swarm.toml").write_text(text)
+    return copy
+
+
+def test_two_clients_end_with_one_model(start: Start, tmp_path: Path) -> None:
+    # given the example, which is short
+    folder = example("two_clients", tmp_path)
+    assert len((folder / "client.py").read_text().splitlines()) < 40
+    # when its script is run twice
+    ended = [
+        running.end()
+        for running in [
+            start(command=[sys.executable, "client.py", name], cwd=folder) for name in ("alice", "bob")
+        ]
+    ]
+    # then both have learnt, and hold the same weights
+    assert [e.code for e in ended] == [0, 0], ended
+    last = [e.stdout.splitlines()[-1].partition("weights ")[2] for e in ended]
+    assert last[0] == last[1]
+    assert all(abs(w - k) < 2.5 for k, w in enumerate(json.loads(last[0]), start=1)), last
+    assert "epoch 10" in ended[1].stdout
+
+
+def test_three_lines_make_a_stock_loop_a_node(start: Start, tmp_path: Path) -> None:
+    # given the example: what differs is what its page shows, and no more than three lines
+    folder = example("own_loop", tmp_path)
+    plain, joined = ((folder / f"{name}.py").read_text().splitlines() for name in ("plain", "joined"))
+    changed = [line for line in difflib.unified_diff(plain, joined, n=0) if line[1:].strip()][2:]
+    changed = [line for line in changed if not line.startswith("@@")]
+    page = (folder / "README.md").read_text().splitlines()
+    assert [line for line in page if line[:1] in ("+", "-")] == changed
+    assert sum(line[0] == "+" for line in changed) <= 3
+    # when it is run as four nodes, of which each has seen two of the four classes
+    ended = [
+        running.end()
+        for running in [
+            start(
+                command=[sys.executable, "joined.py"],
+                cwd=folder,
+                environment={"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            )
+            for rank in range(4)
+        ]
+    ]
+    # then each knows them all
+    assert [e.code for e in ended] == [0] * 4, ended
+    accuracies = [float(e.stdout.split("accuracy ")[1].split()[0]) for e in ended]
+    assert min(accuracies) > 0.9
+    assert len(list((folder / "runs").glob("*/models/*.safetensors"))) == 4
+
+
 SCRIPT = """
 import sys, torch, gossipfl
 model = torch.nn.Linear(3, 1)
@@ -640,7 +706,7 @@ with gossipfl.join(sys.argv[1], model, optimizer, name=sys.argv[2], out=sys.argv
 def test_interrupting_one_loop_lets_the_others_go_on(start: Start, until: Until, tmp_path: Path) -> None:
     # given two loops in processes of their own
     file = tmp_path / "swarm.toml"
-    file.write_text(gossipfl.load_config(config(2, swarm={"rounds": 2000})).to_toml())
+    file.write_text(gossipfl.load_config(config(2, swarm={"rounds": 400})).to_toml())
     one, other = (
         start(
             command=[sys.executable, "-c", SCRIPT, str(file), name, str(tmp_path / name)],
@@ -658,5 +724,5 @@ def test_interrupting_one_loop_lets_the_others_go_on(start: Start, until: Until,
     assert (tmp_path / "a" / "models" / "a.safetensors").exists()
     assert other.end().code == 0
     rounds = records(tmp_path, "b", "round")
-    assert (len(rounds), rounds[-1]["neighbors"]) == (2000, 0)
+    assert (len(rounds), rounds[-1]["neighbors"]) == (400, 0)
     assert "b: a has left; goes on without it" in other.text()[1]
