@@ -12,7 +12,7 @@ describes these bytes.
     decline  [9, number]
     push     [10, number, age, part, offset]    + such a chunk
     stop     [11, round]
-    reset    [12, round]
+    reset    [14, round]
     beat     [6, node, round, steps, training]
 """
 
@@ -46,7 +46,8 @@ from gossipfl.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP, RESET = range(1, 13)
+HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = range(1, 12)
+RESET = 14  # 12 and 13 are of those who only watch
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: A frame's limit on the connection: a chunk and a little.
@@ -255,7 +256,7 @@ class Decoder:
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 12")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14")
 
     def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
         kind, round, part, offset = at

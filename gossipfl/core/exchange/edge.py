@@ -169,7 +169,9 @@ class Edge:
             self.inbox.clear()
             self.owed.clear()
             self.plan = False
-            self.heard = self.counted = hello.sent
+            # What was heard of this incarnation stays known: it may be told by it that the peer is stale.
+            known = self.heard if hello.inc == self.peer_inc else -1
+            self.heard = self.counted = max(known, hello.sent)
             self.acked = heard = self.sent
             self.peer_inc = hello.inc
         self.up, self.gone = True, False
@@ -177,7 +179,8 @@ class Edge:
         for t in sorted(t for t in self.out if heard < t <= self.sent):
             messages.append(Data(t, self.counted, self.out[t].payload))
             last = t
-        if self.sent > last:
+        # What the peer's greeting was an answer to may be a round old: it takes this end's word for the rest.
+        if self.sent > last or (not lineage and self.sent >= 0):
             messages.append(Nothing(self.sent, self.counted))
         return messages
 

@@ -74,10 +74,10 @@ def stand(kept: Footing, round: int, arcs: bool) -> Edge:
     return edge
 
 
-def anew(standing: Standing, round: int, inc: int) -> Standing:
+def anew(round: int, inc: int) -> Standing:
     """What a node goes on from that has lost what its peers remember of it: no edges, no rule state, another
     incarnation, in the round in which the others are."""
-    return Standing(round, inc, standing.stop, False, (), -1, None, ())
+    return Standing(round, inc, LAST, False, (), -1, None, ())
 
 
 def to_tree(standing: Standing) -> Tree:
