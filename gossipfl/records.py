@@ -111,10 +111,10 @@ class Recorder:
             self._fail(error)
 
     def position(self) -> int:
-        """Bytes that the file holds, after a `flush`."""
+        """Bytes that the file holds, once it is flushed."""
         self.flush()
         try:
-            return 0 if self._file is None else self._file.seek(0, 2)
+            return self.path.stat().st_size
         except OSError:
             return 0
 

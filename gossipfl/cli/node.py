@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -28,7 +29,12 @@ import click
     metavar="DIR",
     help="Folder for what this node leaves [default: runs/NAME-TIME].",
 )
-def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | None) -> None:
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest checkpoint in --out [default: of this node's newest run].",
+)
+def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | None, resume: bool) -> None:
     """Be one node of a swarm across machines. Every machine has the same CONFIG, and starts its own node.
 
     Nodes start in any order, minutes apart: each says for whom it waits, and where. Ctrl-C stops this node;
@@ -38,6 +44,7 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
     Examples:
       gossipfl node swarm.toml --name alice
       gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first
+      gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first --resume
     """
     from gossipfl.cli.frame import note_line
     from gossipfl.config import load_config
@@ -46,12 +53,18 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
 
     loaded = load_config(config, settings)
     own = node_name(loaded, name, os.environ)
-    from gossipfl.drivers import lan  # torch takes its time: mistakes in the file are told before
+    from gossipfl.drivers import lan, resuming  # torch takes its time: mistakes in the file are told before
 
     made, place = lan.prepare(loaded, own)
-    with run_folder(out, own) as folder:
+    found = None
+    if resume:
+        out = out or resuming.newest_folder(own)
+        found = resuming.find_own(out, loaded, own)
+        for note in found.notes:
+            note_line(f"{own}: {note}")
+    with run_folder(out, own) if found is None or out is None else nullcontext(out) as folder:
         try:
-            summary = lan.run(made, place, folder, lambda text: click.echo(f"{own}: {text}"))
+            summary = lan.run(made, place, folder, lambda text: click.echo(f"{own}: {text}"), found)
         except KeyboardInterrupt:
             note_line(f"{own}: stopped; records up to now are in {folder}")
             raise SystemExit(130) from None

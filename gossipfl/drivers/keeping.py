@@ -6,11 +6,11 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gossipfl.config import Config
-from gossipfl.core.exchange.rounds import Phase, Rounds
-from gossipfl.core.exchange.standing import Standing, Tree, anew, from_tree, to_tree
+from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.exchange.standing import Tree, anew, from_tree, to_tree
 from gossipfl.drivers import checkpoint
 from gossipfl.drivers.resuming import HASHES
 from gossipfl.learning.training import Learner
@@ -18,7 +18,7 @@ from gossipfl.learning.training import Learner
 log = logging.getLogger(__name__)
 
 #: Bits of an incarnation's number, drawn anew wherever one is needed.
-INCARNATION = 60
+INCARNATION: Final = 60
 
 
 class Life(NamedTuple):
@@ -104,8 +104,9 @@ def standing(machine: Rounds) -> Tree:
     return to_tree(machine.standing())
 
 
-def resume(machine: Rounds, tree: Tree, config: Config, rounds: int) -> None:
-    """Let a machine go on from what was kept of a run of so many rounds."""
+def resume(machine: Rounds, tree: Tree, config: Config, rounds: int) -> bool:
+    """Let a machine go on from what was kept of a run of so many rounds. Must the others begin their rule
+    anew with it?"""
     kept = from_tree(tree)
     if kept.stop <= kept.round:
         kept = kept._replace(stop=machine.stop)  # that run had ended; this is its continuation
@@ -113,13 +114,9 @@ def resume(machine: Rounds, tree: Tree, config: Config, rounds: int) -> None:
         # The learning rates to come are not those that the rule's state was made for.
         kept = kept._replace(state=None, renewed=kept.round)
     machine.resume(kept)
+    return kept.state is None and not kept.edges
 
 
-def renewed(kept: Standing, round: int) -> Standing:
+def afresh(round: int) -> Tree:
     """What a node goes on from whose state is stale, in the round of those that it has met."""
-    return anew(kept, round, secrets.randbits(INCARNATION))
-
-
-def between_rounds(machine: Rounds) -> bool:
-    """Can the machine be kept now?"""
-    return machine.phase in (Phase.TRAINING, Phase.LEFT)
+    return to_tree(anew(round, secrets.randbits(INCARNATION)))

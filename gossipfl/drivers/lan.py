@@ -22,10 +22,12 @@ from typing import Any, Final
 import gossipfl
 from gossipfl.config import Config
 from gossipfl.config.lan import place as address_of
+from gossipfl.drivers import checkpoint
 from gossipfl.drivers.abroad import Lan, lan
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.node import Place
 from gossipfl.drivers.plan import Plan, needs_sizes, plan
+from gossipfl.drivers.resuming import Found, require_same_data, rewind
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
 from gossipfl.learning.workload import Assignment, Workload, workload
 from gossipfl.records import merge, read, to_json
@@ -52,8 +54,9 @@ def prepare(config: Config, name: str, plain: int = 0) -> tuple[Plan, Lan]:
     return made, lan(config, made, name)
 
 
-def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
+def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = None) -> dict[str, object]:
     """Be the node until its end; `folder` takes what it leaves, `say` lines for people. Returns its summary.
+    `resume`: what it goes on from.
 
     Raises ConfigError, Refused, TrainingDiverged, PeerLost, and KeyboardInterrupt when it was stopped.
     """
@@ -65,6 +68,13 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
         say("warning: nothing on its lines is encrypted: whoever is on this network can read and write")
     load = workload(config, node=place.node)
     made = plan(config, plain=load.plain)
+    round = None if resume is None else resume.rounds[name]
+    if resume is not None and round is not None:
+        said = checkpoint.header(folder / checkpoint.FOLDER / name, round)
+        static = made.recipe.schedule.length is not None
+        require_same_data(made.about(load.signature, load.data_hash), said, static)
+        rewind(folder, resume)
+        say(f"goes on from its checkpoint of round {round}")
     raise_limits()
     word: dict[str, Any] = {}
 
@@ -77,7 +87,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
         word.update(said)
 
     with _log(folder), tempfile.TemporaryDirectory(prefix="gossipfl-") as scratch:
-        where = Place(place.node, folder, Path(scratch), place.listen, "", time.monotonic())
+        where = Place(place.node, folder, Path(scratch), place.listen, "", time.monotonic(), round)
         try:
             with _control(hear) as control:
                 live(made, load, where, control, place)
@@ -85,7 +95,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say) -> dict[str, object]:
             _keep_model(folder, Path(scratch), load, name, place.node)
             with suppress(OSError):
                 merge(folder)
-    if "begun" not in word:  # nothing has happened that anyone would keep
+    if "begun" not in word and resume is None:  # nothing has happened that anyone would keep
         shutil.rmtree(folder, ignore_errors=True)
     _raise_for(word, name, place)
     summary = summarize(made, load, place, folder, word)

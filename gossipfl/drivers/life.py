@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
-from gossipfl.drivers.node import Node, Place, Stopped
+from gossipfl.drivers.checkpoint import Unusable
+from gossipfl.drivers.node import Node, Place, Stale, Stopped
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import plain
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
@@ -30,11 +33,22 @@ PARAMETERS: Final = ".parameters"
 
 def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None = None) -> None:
     """Run a node to its end in this process, whatever the end is: its last word on `control` tells which."""
-    config = plan.config
-    torch.set_num_threads(config.train.threads)
+    torch.set_num_threads(plan.config.train.threads)
     if place.lost:
         control.send_bytes(json.dumps({"error": place.lost}).encode())
         return
+    try:
+        while (stale := _live(plan, workload, place, control, lan)) is not None:
+            place = place._replace(resume=stale)  # once more, with its model and nothing else
+            lan = None if lan is None else replace(lan, instance=uuid.uuid4().hex)
+    except Unusable as error:
+        control.send_bytes(json.dumps({"error": str(error)}).encode())
+
+
+def _live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None) -> int | None:
+    """The same, until it turns out that what the node goes on from is stale: then the round of the checkpoint
+    to go on from instead. Raises Unusable."""
+    config = plan.config
     kind = Node if config.algorithm.exchange == "rounds" else AsynchronousNode
     node = kind(plan, workload, place, control, lan)
     word: dict[str, object] = {}
@@ -53,6 +67,8 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
                 node.say(_account(node))
             if config.swarm.checkpoint_every:
                 node.keep()
+    except Stale as error:
+        return node.come_back(error.round)
     except TrainingDiverged as error:
         word = {"diverged": [error.round, error.what]}
     except Stopped:
@@ -71,6 +87,7 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
     if word:
         with suppress(Stopped):  # there may be nobody left to be told
             node.say({**_account(node), **word})
+    return None
 
 
 def _account(node: Node) -> dict[str, object]:

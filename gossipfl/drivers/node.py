@@ -26,6 +26,7 @@ from gossipfl.core.events import (
     Halt,
     Note,
     PeerDown,
+    Renew,
     Send,
     Shift,
     Stepped,
@@ -36,10 +37,12 @@ from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers import keeping
 from gossipfl.drivers.abroad import CHUNK, EVERY, PARTING, Abroad, Lan
+from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.keeping import Keeping, Life
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
+from gossipfl.learning import optimizers
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
@@ -52,10 +55,20 @@ from gossipfl.transport.zeromq import ZeroMQ
 FLUSH_EVERY: Final = 0.1
 #: Heartbeats without a word from a neighbour until the node says for whom it waits.
 PATIENCE: Final = 5.0
+#: Seconds that a node that comes back waits for all its neighbours; then one of them is enough.
+REJOIN: Final = 3.0
 
 
 class Stopped(Exception):
     """The node was told to stop."""
+
+
+class Stale(Exception):
+    """The checkpoint that the node goes on from is older than what its peers know; they are in `round`."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+        super().__init__(round)
 
 
 class Place(NamedTuple):
@@ -130,6 +143,9 @@ class Node:
         self._mix_s = self._wait_s = 0.0
         self._flushed = 0.0
         self._complained = 0.0
+        self._met_since = 0.0
+        self._anew = False  # do the others have to begin their rule anew with this node?
+        self._skipped_from: int | None = None  # the last round before those that were left out
         if place.resume is not None:
             self._resume(place.resume)
 
@@ -164,12 +180,13 @@ class Node:
     def meet(self) -> None:
         """Tell where this node is, dial who has to be dialled, and wait until every neighbour that lives is
         there."""
+        self._met_since = time.monotonic()
         self.say({"bound": [self.transport.address, self.keeper.address]})
         if self._abroad is not None:
             self._abroad.begin()
         timeout = self._plan.config.swarm.start_timeout
         limit = time.monotonic() + timeout if timeout else None
-        while self.machine.missing():
+        while self.machine.missing() and not self._enough():
             self._look()
             pauses = [] if self._abroad is None else [EVERY]
             pauses += [] if limit is None else [max(0.0, limit - time.monotonic())]
@@ -179,6 +196,12 @@ class Node:
                 raise PeerLost(
                     f"{self._name}: no word from {names} in {timeout:g} s; see swarm.start_timeout"
                 )
+
+    def _enough(self) -> bool:
+        """Has a node that comes back waited for its neighbours, and met one of them?"""
+        came_back = self._abroad is not None and self._place.resume is not None
+        late = time.monotonic() - self._met_since > REJOIN
+        return came_back and late and len(self.machine.missing()) < len(self._neighbors)
 
     def train(self) -> None:
         """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
@@ -191,6 +214,13 @@ class Node:
     def _begin(self) -> None:
         self._tell_begin()
         self._do(self.machine.handle(Begin(self._copy()), self.now))
+        if self._anew and self._plan.recipe.rule.keeps:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Let everyone begin the rule anew, in a round by which all can have heard of it."""
+        assert isinstance(self.machine, Rounds)
+        self._handle(Renew(self._plan.end_of(self._place.node, self.machine.round + 1)))
 
     def _tell_begin(self) -> None:
         if self._place.resume is None:
@@ -225,6 +255,10 @@ class Node:
         self.keeper.at(round + 1, training=True)
         t0 = time.monotonic()
         phase = self._phase(round)
+        if self._skipped_from is not None:  # rounds have been left out: the learning rate moved more
+            rate = optimizers.rate(self._plan.config.train, self._plan.rounds)
+            before, self._skipped_from = rate(self._skipped_from), None
+            phase = phase._replace(ratio=rate(round) / before if before else 1.0)
         self._exchange(x, phase, time.monotonic() - t0)
 
     def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
@@ -245,10 +279,19 @@ class Node:
         self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
+        self._catch_up()
         if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
             self.keep()
         held, self._held = self._held, ()
         self._do(held)
+
+    def _catch_up(self) -> None:
+        """On in the round of the neighbours, who went on while this node was away."""
+        assert isinstance(self.machine, Rounds)
+        if self.machine.round > self.rounds:
+            text = f"goes on in round {self.machine.round + 1}, where its neighbors are"
+            self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+            self._skipped_from, self.rounds = self.rounds - 1, self.machine.round
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -283,7 +326,18 @@ class Node:
 
     def _restore(self, tree: Tree, rounds: int) -> None:
         assert isinstance(self.machine, Rounds)
-        keeping.resume(self.machine, tree, self._plan.config, rounds)
+        self._anew = keeping.resume(self.machine, tree, self._plan.config, rounds)
+
+    def come_back(self, round: int) -> int:
+        """Write down that this node goes on with its model where its neighbours are, in `round` or a little
+        later: nothing else of it is as they remember it. The round of that checkpoint. Raises Unusable."""
+        at = min(max(self.rounds, round), self._plan.rounds)
+        life = Life(self.now, self.begun, self.recorder.position(), self.sent_bytes, None)
+        if self._keeping.write(at, life, keeping.afresh(at), self.learner) is None:
+            raise Unusable(f"{self._keeping.folder}: what this node comes back with cannot be written")
+        text = "its checkpoint is older than what its neighbors know of it: it goes on with that model"
+        self.say({"note": f"{text}, in round {at + 1}"})
+        return at
 
     def _phase(self, round: int) -> Phase:
         steps = self.learner.steps(round)
@@ -328,6 +382,11 @@ class Node:
                     self._note(effect)
 
     def _note(self, note: Note) -> None:
+        if note.kind == "stale":
+            raise Stale(note.round + 1)
+        if note.kind == "late":
+            self._renew()
+            return
         self.recorder.write(
             note.kind, round=max(note.round, self.rounds), time=self.now, peer=note.peer, text=note.text
         )

@@ -80,6 +80,33 @@ def find(folder: Path, config: Config, plan: Plan | None = None) -> Found:
     return Found(rounds, lost, tuple(shelf.notes))
 
 
+def find_own(folder: Path, config: Config, name: str) -> Found:
+    """The same for one node among machines: its own newest state. Raises ConfigError."""
+    shelf = Shelf(folder, [name])
+    round = shelf.common([name])
+    if round is None:
+        wrong = shelf.last or f"{folder} holds no checkpoint of {name}"
+        raise ConfigError(Problem("--resume", wrong, "leave it out, to begin anew"))
+    require_same(config, shelf.header(name, round) or {}, folder)
+    if round >= config.swarm.rounds:
+        wrong = f"is {config.swarm.rounds}, and {name} has made all of them"
+        raise ConfigError(Problem("swarm.rounds", wrong, "more of them, in everyone's file"))
+    return Found({name: round}, {}, tuple(shelf.notes))
+
+
+def newest_folder(name: str) -> Path:
+    """The folder of a node's last run that holds checkpoints, among those that are named by default.
+
+    Raises ConfigError.
+    """
+    own = [path / checkpoint.FOLDER / name for path in Path("runs").glob(f"{name}-*")]
+    found = [path for path in own if checkpoint.rounds(path)]
+    if not found:
+        wrong = f"no run of {name} in runs/ holds a checkpoint"
+        raise ConfigError(Problem("--resume", wrong, "say where it is, with --out"))
+    return max(found, key=lambda path: path.stat().st_mtime).parents[1]
+
+
 def _groups(config: Config, plan: Plan | None) -> list[list[str]]:
     """The nodes that have to go on from one round: those that hear of each other."""
     names = config.names

@@ -4,11 +4,12 @@ known."""
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import zmq
 
@@ -24,6 +25,9 @@ from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
 
 #: How a node is turned away whose name another process bears.
 DOUBLED = "has met another node named"
+
+#: Seconds that a second process of one name is held back: by then the first, if it is dead, is known to be.
+HOLD: Final = 4.0
 
 
 class Unbound(OSError):
@@ -49,6 +53,16 @@ class _Accepted:
     instance: object = None  # of the process at the other end
 
 
+class _Held(NamedTuple):
+    """The hello of a node that seems to be there already."""
+
+    until: float
+    key: bytes
+    line: _Accepted
+    message: Hello
+    who: Who
+
+
 class Accepting:
     """The connections that come in, by route. A context manager: entering binds.
 
@@ -63,6 +77,7 @@ class Accepting:
         self._lookout: Lookout | None = None
         self._accepted: dict[bytes, _Accepted] = {}
         self._routes: dict[tuple[int, int], bytes] = {}
+        self._held: list[_Held] = []
 
     def listen(self, address: str, line: Line | None) -> None:
         """Listen at an address (empty: nowhere); line None: inside one machine. Raises Unbound."""
@@ -115,8 +130,11 @@ class Accepting:
     # ------------------------------------------------------------------ watchers
 
     def due(self) -> float | None:
-        """Seconds until a watcher may be answered; None: none asks."""
-        return None if self._lookout is None else self._lookout.due()
+        """Seconds until a watcher may be answered, or a node that is held back refused; None: there is
+        none."""
+        watched = None if self._lookout is None else self._lookout.due()
+        limits = [held.until - time.monotonic() for held in self._held]
+        return min([*limits, *([] if watched is None else [watched])], default=None)
 
     def answer_watchers(self) -> None:
         """Give watchers the records that are new."""
@@ -128,7 +146,7 @@ class Accepting:
 
     def read(self, ready: Container[Socket]) -> list[Event | Note]:
         """What has come, if anything has."""
-        events: list[Event | Note] = []
+        events = self._let_in()
         if self._router not in ready:
             return events
         for route, *frames in self._sockets.frames(self._router):
@@ -202,14 +220,36 @@ class Accepting:
                 raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity[0]}")
             line.instance = message.about.get(INSTANCE)
             if self._doubled(who.node, line):
-                reason = f"{DOUBLED} {who.name}: one of the two must go"
-                self.send(key, next(encode(Refuse(message.session, reason), self._who)))
-                raise RemoteProtocolError(f"a second node named {who.name}")
+                self._held.append(_Held(time.monotonic() + HOLD, key, line, message, who))
+                return []
             line.peer, line.session = who.node, message.session
             self._routes[who.node, message.session] = key
         elif line.peer is None:
             raise RemoteProtocolError("a message before hello")
         return [Received(line.peer, line.session, message)]
+
+    def _let_in(self) -> list[Event | Note]:
+        """What becomes of those that are held back: they come in once the other one of their name is gone, as
+        after a restart; if it stays, they are refused."""
+        events: list[Event | Note] = []
+        held, self._held = self._held, []
+        for one in held:
+            key, line, message, who = one[1:]
+            if key not in self._accepted:
+                continue  # it has gone
+            if not self._doubled(who.node, line):
+                line.peer, line.session = who.node, message.session
+                self._routes[who.node, message.session] = key
+                events.append(Received(line.peer, line.session, message))
+            elif time.monotonic() < one.until:
+                self._held.append(one)
+            else:
+                reason = f"{DOUBLED} {who.name}: one of the two must go"
+                with contextlib.suppress(zmq.ZMQError):
+                    self.send(key, next(encode(Refuse(message.session, reason), self._who)))
+                line.peer = -1
+                events.append(Note("rejected", -1, f"a second node named {who.name}"))
+        return events
 
     def _doubled(self, node: int, line: _Accepted) -> bool:
         """Is another process connected that says it is this node?"""
