@@ -20,7 +20,6 @@ LATER_KEYS = frozenset(
     {
         "swarm.start_quorum",
         "algorithm.on_death",
-        "wire.dtype",
         "wire.deadline",
         "wire.patience",
         "wire.quorum",
@@ -221,6 +220,7 @@ def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
         ("algorithm.aggregate", algorithm.aggregate, "mean"),
         ("algorithm.average_optimizer", algorithm.average_optimizer, False),
         ("wire.codec", config.wire.codec, "none"),
+        ("wire.dtype", config.wire.dtype, "auto"),
         ("train.lr_schedule", config.train.lr_schedule == "agreement" and "agreement", False),
     ):
         if value != plain:

@@ -359,6 +359,11 @@ class Wire(Section):
     codec: CodecSpec = Field(
         "none", description='What travels instead of the numbers: "none", "topk:K" or "module:function".'
     )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Number type in which parameters travel; auto: that of train.dtype. A narrower one sends "
+        "less; what rounding drops stays with the node.",
+    )
     heartbeat: float = Field(
         1.0, gt=0, description="Seconds between two signs of life that a node sends its neighbors."
     )

@@ -36,7 +36,15 @@ class Shape(NamedTuple):
         return self.size * (_BYTES[self.dtype] if self.dtype else itemsize)
 
 
-_BYTES: Final[Mapping[str, int]] = {"int32": 4, "int64": 8, "float32": 4, "float64": 8, "uint8": 1, "int8": 1}
+_BYTES: Final[Mapping[str, int]] = {
+    "bfloat16": 2,
+    "int32": 4,
+    "int64": 8,
+    "float32": 4,
+    "float64": 8,
+    "uint8": 1,
+    "int8": 1,
+}
 
 
 class Codec(NamedTuple):
@@ -74,6 +82,28 @@ def top_k(amount: int | float) -> Codec:
         return (Shape(count(d), "int32", d), Shape(count(d)))
 
     return Codec(f"topk:{amount}", encode, decode, layout)
+
+
+def narrowed(inner: Codec, dtype: str) -> Codec:
+    """`inner`, whose numbers travel as `dtype`, bfloat16 or float32; indices and the like as they are."""
+
+    def narrow(z: Tensor) -> Tensor:
+        return z.bfloat16() if dtype == "bfloat16" else z.float()
+
+    def layout(d: int) -> tuple[Shape, ...]:
+        return tuple(shape if shape.dtype else shape._replace(dtype=dtype) for shape in inner.layout(d))
+
+    def encode(z: Tensor) -> Vectors:
+        shapes = inner.layout(z.shape[-1])
+        return tuple(t if s.dtype else narrow(t) for t, s in zip(inner.encode(z), shapes, strict=True))
+
+    def decode(coded: Vectors, like: Tensor) -> Tensor:
+        shapes = inner.layout(like.shape[-1])
+        whole = (t if s.dtype else t.to(like.dtype) for t, s in zip(coded, shapes, strict=True))
+        return inner.decode(tuple(whole), like)
+
+    name = dtype if inner is NONE else f"{inner.name} in {dtype}"
+    return Codec(name, encode, decode, layout)
 
 
 CODECS: Final[Mapping[str, tuple[str, str]]] = {

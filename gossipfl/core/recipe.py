@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from gossipfl import plugin
 from gossipfl.core import laws
 from gossipfl.core.aggregate import Reweigh, Row, aggregate
-from gossipfl.core.codecs import Packing, codec
+from gossipfl.core.codecs import Packing, codec, narrowed
 from gossipfl.core.exchange.intake import Terms
 from gossipfl.core.rules import averaging, combine, sums, tracking
 from gossipfl.core.rules.base import Part, Rule
@@ -65,6 +65,7 @@ class Choices(NamedTuple):
 
     mix_every: int = 1
     codec: str = "none"
+    wire_dtype: str = ""  # what numbers travel as; "": as they are
     aggregate: str = "mean"
     agreement: bool = False  # train.lr_schedule = "agreement"
     average_optimizer: bool = False
@@ -168,6 +169,7 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices:
     insist = own.pop("lazy", None) if name == "d2" else None
     rule, resolved = make_rule(name, own)
     coding, reweigh = codec(choices.codec), aggregate(choices.aggregate)
+    coding = narrowed(coding, choices.wire_dtype) if choices.wire_dtype else coding
     schedule = laws.every(schedule, choices.mix_every)
     first = schedule.mixing(choices.mix_every - 1)
     found = laws.Findings()

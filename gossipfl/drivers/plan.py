@@ -136,6 +136,7 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -
     choices = Choices(
         algorithm.every,
         config.wire.codec,
+        "" if config.wire.dtype in ("auto", config.train.dtype) else config.wire.dtype,
         algorithm.aggregate,
         config.train.lr_schedule == "agreement",
         algorithm.average_optimizer,

@@ -1,4 +1,4 @@
-"""Parameters in bfloat16, in every engine: half the bytes, averages that are rounded once."""
+"""bfloat16, in every engine: parameters and averages that are rounded once, or only what travels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 import gossipfl
 from gossipfl.core.aggregate import ordered_sum
+from gossipfl.core.codecs import codec, narrowed
 from gossipfl.drivers.mixer import Mixer
 from gossipfl.topology import schedule
 from gossipfl.transport.wire import Decoder, Layout, Who, encode
@@ -79,3 +80,41 @@ def test_it_travels_as_it_is() -> None:
     assert done is not None and isinstance(done[0], Data)
     assert torch.equal(done[0].payload[0], value)
     assert len(frames[0][1]) == 2000
+
+
+def test_only_what_travels_is_rounded_and_the_mean_is_kept() -> None:
+    config = {
+        "swarm": {"nodes": 6, "rounds": 12},
+        "train": {"task": "consensus"},
+        "task": {"dimension": 40},
+        "wire": {"dtype": "bfloat16"},
+    }
+    alone = gossipfl.simulate({**config, "topology": {"graph": "none"}}).models
+
+    runs = [
+        gossipfl.simulate(config, engine="vector"),
+        gossipfl.simulate(config, engine="events"),
+        gossipfl.swarm(config),
+    ]
+
+    vector, events, swarm = (run.models for run in runs)
+    assert vector.tobytes() == events.tobytes() == swarm.tobytes()
+    assert runs[1].summary["sent_bytes_per_node"] == 12 * 2 * 40 * 2
+    assert np.abs(swarm.mean(0) - alone.mean(0)).max() < 1e-6
+    assert np.abs(swarm - swarm.mean(0)).max() < 0.02 < np.abs(alone - alone.mean(0)).max()
+
+
+def test_indices_of_the_largest_travel_as_they_are() -> None:
+    coding, z = narrowed(codec("topk:3"), "bfloat16"), torch.randn(4, 50, dtype=torch.float64)
+
+    index, values = coding.encode(z)
+    decoded = coding.decode((index, values), z)
+
+    assert (index.dtype, values.dtype) == (torch.int32, torch.bfloat16)
+    assert [shape.bytes(8) for shape in coding.layout(50)] == [12, 6]
+    assert torch.equal(decoded, codec("topk:3").decode(codec("topk:3").encode(z), z).bfloat16().double())
+
+
+def test_sums_that_must_lose_nothing_do_not_travel_rounded() -> None:
+    with pytest.raises(gossipfl.ConfigError, match=r"bfloat16 drops parts of a sum"):
+        gossipfl.simulate({"algorithm": {"rule": "push-sum"}, "wire": {"dtype": "bfloat16"}})
