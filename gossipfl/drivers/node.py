@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -488,7 +489,7 @@ def layout(plan: Plan, x: Tensor) -> Layout:
 
 def _readable(control: Control) -> Callable[[], bool]:
     """Is there a word on the line? Its own `poll` makes a selector each time."""
-    if not hasattr(select, "poll"):
+    if not (isinstance(control, Connection) and hasattr(select, "poll")):
         return lambda: control.poll(0)
     waiting = select.poll()
     waiting.register(control.fileno(), select.POLLIN)
