@@ -44,7 +44,7 @@ def algorithms(as_json: bool) -> None:
         for column in columns:
             number = column in ("bytes", "memory")
             table.add_column(column, justify="right" if number else "left")
-        table.columns[0].min_width = max(len(line[0]) for line in lines)  # names are never cut
+        table.columns[0].no_wrap = True  # names are never cut
         for line in lines:
             table.add_row(*line)
         console.print(table)

@@ -56,6 +56,7 @@ def test_the_table_names_every_rule_and_its_source() -> None:
     for name in [*RULES, "gossip-learning"]:
         assert name in wide.stdout
         assert name in narrow.stdout, "a name is never cut"
+    assert narrow.stdout.count("et al. 2018") == 2, "nor is a source, of d2 and pairwise"
     assert "Koloskova et al. 2019" in wide.stdout
 
 
