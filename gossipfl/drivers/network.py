@@ -1,7 +1,7 @@
 """The network and the computers that the event engine pretends: how long a message and a step take.
 
-A message's bytes leave one after the other: at the rate of the sender's upload, behind what it sends to
-others, and at the rate of the line, behind what is on it. Then each bit is under way for the line's latency.
+A message's bytes leave one after the other: at its line's share of the sender's upload (`uplink`), and at the
+rate of the line, behind what is on it. Then each bit is under way for the line's latency.
 What the receiver's download takes in comes one message after the other too. Lines keep order, as TCP does,
 and like TCP's, lost packets are sent again: no message is lost, it is late (`resending`). TCP's slow start
 and what it makes of its rate after a loss are left out.
@@ -89,11 +89,10 @@ class Network:
         latency = 0.0 if self._regions else network.latency
         self._latency = OfEdges(self._amounts(latency, _LATENCY), n)
         self._bandwidth = OfEdges(self._amounts(network.bandwidth, _BANDWIDTH), n)
-        self._upload = self._rates(network.upload, _UPLOAD)
+        self.upload = self._rates(network.upload, _UPLOAD)  # bytes a second of each node; see `uplink`
         self._download = self._rates(network.download, _DOWNLOAD)
         self.queues = any(math.isfinite(rate) for rate in self._download)  # do receivers have a queue?
-        self._leaving = [0.0] * n  # when a node's upload is free
-        self._landing = [0.0] * n  # when its download is
+        self._landing = [0.0] * n  # when a node's download is free
         self._compute = OfPhases(self._amounts(network.compute, _COMPUTE), n)
         self._slow = [network.slow.get(str(node), 1.0) for node in range(n)]
         if network.stragglers:
@@ -107,21 +106,21 @@ class Network:
 
     # ------------------------------------------------------------------ messages
 
-    def arrival(self, sender: int, receiver: int, now: float, payload: int) -> tuple[float, float]:
-        """When a message with so many bytes of payload that is sent now has arrived whole, and for how many
-        seconds it was arriving; before the receiver's download is looked at."""
+    def arrival(
+        self, sender: int, receiver: int, now: float, payload: int, since: float | None = None
+    ) -> tuple[float, float]:
+        """When a message with so many bytes of payload that has passed the sender's upload now has arrived
+        whole, and for how many seconds it was arriving; before the receiver's download is looked at. `since`:
+        when its first byte left, if not now."""
         line = self._lines.get((sender, receiver)) or self._line(sender, receiver)
         if self._plain:
             return now + line.latency, 0.0
         line.count += 1
         at, took = now, 0.0
-        upload, rate = self._upload[sender], line.rate
-        if upload != math.inf or rate != math.inf:
-            size = on_wire(payload)
-            begin = max(now, self._leaving[sender])
-            self._leaving[sender] = at = begin + size / upload
-            line.free = at = max(at, max(begin, line.free) + size / rate)
-            took = size / min(upload, rate)
+        if since is not None or line.rate != math.inf:
+            begin, seconds = now if since is None else since, on_wire(payload) / line.rate
+            line.free = at = max(now, max(begin, line.free) + seconds)
+            took = max(now - begin, seconds)
         at += line.latency
         if self._jitter:
             at += self._jitter * draw.one(line.jitter, line.count)

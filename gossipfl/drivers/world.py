@@ -18,8 +18,9 @@ from typing import Final
 from gossipfl.core.events import Event, PeerDown, PeerUp, Received, Send
 from gossipfl.core.messages import Message, Vectors
 from gossipfl.drivers.absences import Absence, Absences
-from gossipfl.drivers.network import Network
+from gossipfl.drivers.network import Network, on_wire
 from gossipfl.drivers.plan import Plan
+from gossipfl.drivers.uplink import Uplink
 from gossipfl.records import Record
 
 Watch = Callable[[Record], None]
@@ -30,6 +31,7 @@ MISSED: Final = 3
 PARTING: Final = 30.0
 
 Happening = Event | Callable[[float], None] | None
+_Parcel = tuple[int, Received, int]  # to whom, what, bytes of payload
 Due = tuple[float, int, int, Happening, int]
 """When, in which order of those at one time, at which node, what (None: a step ends); and which turn the step
 is, or how many bytes of payload a message has."""
@@ -74,6 +76,8 @@ class World:
         self.plan, self.watch = plan, watch
         self.network = Network(plan.config)
         self.absences = Absences(plan.config)
+        rates = self.network.upload
+        self._uplinks = [Uplink[_Parcel](rate) if rate != math.inf else None for rate in rates]
         self.begun = 0.0
         self.travellers: Sequence[Traveller] = ()  # by node; of whoever inherits this
         self._heap: list[Due] = []
@@ -197,12 +201,34 @@ class World:
         if size:
             node.sent_bytes += size
             node.sent_messages += 1
-        at, took = self.network.arrival(i, send.peer, now, size)
-        event = Received(i, send.session, message)
-        if self.network.queues:
-            self.put(at, send.peer, partial(self._land, send.peer, event, took, size))
+        event, uplink = Received(i, send.session, message), self._uplinks[i]
+        if uplink is None:
+            self._travel(i, send.peer, event, size, now)
         else:
-            self.put(at, send.peer, event, size)
+            uplink.put(now, send.peer, on_wire(size), (send.peer, event, size))
+            self._await(i, uplink)
+
+    def _await(self, i: int, uplink: Uplink[_Parcel]) -> None:
+        due = uplink.due()
+        if due is not None:
+            self.put(due, i, partial(self._out, i, uplink.turn))
+
+    def _out(self, i: int, turn: int, now: float) -> None:
+        """Messages have passed their sender's upload, if nothing was put on it since that was foreseen."""
+        uplink = self._uplinks[i]
+        if uplink is not None and uplink.turn == turn:
+            for since, (peer, event, size) in uplink.take(now):
+                self._travel(i, peer, event, size, now, since)
+            self._await(i, uplink)
+
+    def _travel(
+        self, i: int, peer: int, event: Received, size: int, now: float, since: float | None = None
+    ) -> None:
+        at, took = self.network.arrival(i, peer, now, size, since)
+        if self.network.queues:
+            self.put(at, peer, partial(self._land, peer, event, took, size))
+        else:
+            self.put(at, peer, event, size)
 
     def _land(self, i: int, event: Event, took: float, size: int, now: float) -> None:
         """A message has come as far as its receiver's download."""

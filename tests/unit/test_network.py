@@ -20,6 +20,7 @@ from gossipfl.draw import Purpose
 from gossipfl.drivers.absences import Absences
 from gossipfl.drivers.amounts import quantile
 from gossipfl.drivers.network import AROUND, HEADER, TIMEOUT, Network, on_wire, packets, resending
+from gossipfl.drivers.uplink import Uplink
 from gossipfl.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -99,18 +100,46 @@ def test_messages_wait_for_those_before_them_on_their_own_line_alone() -> None:
     assert back == other == first
 
 
+def left(uplink: Uplink[str]) -> dict[str, tuple[float, float]]:
+    """Of each message when it began to leave, and when it was out."""
+    found = {}
+    while (due := uplink.due()) is not None:
+        found |= {what: (since, due) for since, what in uplink.take(due)}
+    return found
+
+
+def test_lines_share_an_upload_evenly_and_each_keeps_its_order() -> None:
+    # given an upload of 1 byte a second, and a line with two messages beside one with one
+    uplink = Uplink[str](1.0)
+    for line, size, what in ((1, 1.0, "a"), (1, 2.0, "b"), (2, 2.0, "c")):
+        uplink.put(0.0, line, size, what)
+
+    # then the second waits for the first alone, and what is left alone has it all
+    assert left(uplink) == {"a": (0.0, 2.0), "c": (0.0, 4.0), "b": (2.0, 5.0)}
+
+
+def test_what_is_put_later_slows_down_what_is_leaving() -> None:
+    uplink = Uplink[str](2.0)
+    uplink.put(0.0, 1, 4.0, "early")
+    assert (uplink.due(), uplink.turn) == (2.0, 1)
+
+    uplink.put(1.0, 2, 4.0, "late")
+
+    assert uplink.turn == 2
+    assert left(uplink) == {"early": (0.0, 3.0), "late": (1.0, 4.0)}
+
+
 def test_an_upload_is_shared_by_all_that_a_node_sends() -> None:
-    line, size = network(latency=0.0, upload=8.0), on_wire(MB) / MB
+    # given complete graphs in which a node sends to one, and to three others
+    keys = {"upload": 1.0, "latency": 0.0, "compute": 0.5}
+    found = [run(keys, n, **{"topology.graph": "complete"}).summary["round_seconds"] for n in (2, 4)]
 
-    ends = [line.arrival(0, to, 0.0, MB)[0] for to in (1, 2, 3)]
-
-    assert ends == pytest.approx([size, 2 * size, 3 * size])
-    assert line.arrival(1, 0, 0.0, MB)[0] == pytest.approx(size)
+    assert found == pytest.approx([0.5 + k * on_wire(320) * 8 / 1e6 for k in (1, 3)], rel=1e-9)
 
 
 def test_a_download_takes_one_message_after_the_other_and_no_longer_than_it_must() -> None:
     # given two messages of two senders that arrive together over lines as fast as the download
-    line, size = network(latency=0.0, upload=8.0, download=8.0), on_wire(MB) / MB
+    line, size = network(latency=0.0, bandwidth=8.0, download=8.0), on_wire(MB) / MB
     first, second = (line.arrival(i, 0, 0.0, MB) for i in (1, 2))
 
     # then the first is through when its last bit comes, the second a message later
@@ -182,8 +211,7 @@ def test_files_hold_numbers_for_edges_nodes_and_phases(tmp_path: Path) -> None:
     assert [found.arrival(*arc, 0.0, 0)[0] for arc in ((0, 1), (1, 0), (2, 1))] == pytest.approx(
         [1.0, 3.0, 6.0], abs=1e-3
     )
-    took = [found.arrival(node, (node + 1) % 3, 0.0, MB)[1] for node in range(3)]
-    assert took == pytest.approx([on_wire(MB) / MB, on_wire(MB) / MB / 2, 0.0])  # 0: no limit
+    assert found.upload == [MB, 2 * MB, math.inf]  # 0: no limit
     assert [found.compute(1, phase, 1) for phase in range(3)] == [3.0, 4.0, 3.0]
 
 
