@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gossipfl.config import Config
+from gossipfl.config import Config, load_config
 from gossipfl.drivers import checkpoint
 from gossipfl.drivers.plan import Plan
 from gossipfl.errors import ConfigError, Problem
@@ -65,14 +65,17 @@ def find(folder: Path, config: Config, plan: Plan | None = None) -> Found:
     if not any(shelf.rounds.values()):
         wrong = f"{folder} holds no checkpoint"
         raise ConfigError(Problem("--resume", wrong, "nodes write them where swarm.checkpoint_every is set"))
+    for name in config.names:  # a config that differs would not find the states that it has to
+        said = shelf.header(name, max(shelf.rounds[name])) if shelf.rounds[name] else None
+        if said is not None:
+            require_same(config, said, folder)
+            break
     rounds: dict[str, int] = {}
     lost: dict[str, str] = {}
     for names in _groups(config, plan):
         _together(shelf, names, rounds, lost)
     if not rounds:
         raise ConfigError(Problem("--resume", f"every node of the run in {folder} was lost", "start anew"))
-    first = next(iter(rounds.items()))
-    require_same(config, shelf.header(*first) or {}, folder)
     if min(rounds.values()) >= config.swarm.rounds:
         wrong = f"is {config.swarm.rounds}, and the run in {folder} has made {min(rounds.values())}"
         right = f"--set swarm.rounds={2 * config.swarm.rounds}, to go on"
@@ -149,11 +152,12 @@ def _together(shelf: Shelf, names: list[str], rounds: dict[str, int], lost: dict
 
 def require_same(config: Config, found: Mapping[str, Any], folder: Path) -> None:
     """Raises ConfigError for everything that matters and is not as it was at the checkpoint."""
-    then: Mapping[str, object] = found.get("essentials", {})
+    # A key that did not exist then was as it is by default.
+    then = {**checkpoint.essentials(load_config()), **found.get("essentials", {})}
     now = checkpoint.essentials(config)
     problems = [
         Problem(key, f"is {_shown(now.get(key))}, and was {_shown(then.get(key))} in {folder}", "as it was")
-        for key in sorted({*then, *now})
+        for key in sorted({*found.get("essentials", {}), *now})
         if then.get(key) != now.get(key)
     ]
     if problems:

@@ -119,9 +119,18 @@ def test_what_matters_must_be_as_it_was_and_the_rest_may_change(tmp_path: Path) 
         f"algorithm.rule: is qg, and was dpsgd in {tmp_path}; as it was",
         f"train.lr: is 0.2, and was 0.1 in {tmp_path}; as it was",
     ]
+    assert (
+        refused(tmp_path, **{"swarm.nodes": 4})[1] == f"swarm.nodes: is 4, and was 3 in {tmp_path}; as it was"
+    )
+    older = checkpoint.essentials(CONFIG)  # as written before some key existed
+    assert older.pop("train.clip") == 0.0
+    written(tmp_path, {name: [12] for name in NAMES}, essentials=older)
+    assert refused(tmp_path, **{"train.clip": 1.0}) == [
+        f"train.clip: is 1.0, and was 0.0 in {tmp_path}; as it was"
+    ]
     free = {"swarm.rounds": 500, "swarm.eval_every": 3, "wire.transport": "tcp", "stop.patience": 3}
-    assert set(resuming.find(tmp_path, load_config(CONFIG, free)).rounds.values()) == {10}
-    assert "has made 10" in refused(tmp_path, **{"swarm.rounds": 10})[0]
+    assert set(resuming.find(tmp_path, load_config(CONFIG, free)).rounds.values()) == {12}
+    assert "has made 12" in refused(tmp_path, **{"swarm.rounds": 10})[0]
 
 
 def test_records_after_the_checkpoint_are_cut_and_later_checkpoints_go(tmp_path: Path) -> None:
