@@ -34,6 +34,7 @@ from gossipfl.learning.workload import Workload, workload
 TILE: Final = 64
 BATCH: Final = 8
 RATE: Final = 0.1
+WARM: Final = 6000  # node-steps before the clock starts: the engine traces its gradient on the way
 
 Array = NDArray[np.floating]
 Ids = NDArray[np.int64]
@@ -141,10 +142,12 @@ def measure(case: Case, say: Say) -> Row:
     """Both figures and their ratio. Raises ConfigError for a graph that is none."""
     n, task, threads = case.nodes, task_of(case.nodes), torch.get_num_threads()
 
+    warm = max(8, WARM // n)
+
     def engine(rounds: int) -> Pace:
         config = load_config(
             {
-                "swarm": {"nodes": n, "rounds": 2 * rounds, "eval_every": 2 * rounds},
+                "swarm": {"nodes": n, "rounds": warm + rounds, "eval_every": warm + rounds},
                 "topology": {"graph": case.graph},
                 "train": {"lr": RATE, "batch": BATCH, "dtype": case.dtype, "device": "cpu"},
                 "data": {"partition": "iid"},
@@ -152,7 +155,7 @@ def measure(case: Case, say: Say) -> Row:
         )
         load = workload(config, task)
         torch.set_num_threads(cores())
-        timed = _Timed(load, rounds)
+        timed = _Timed(load, warm)
         vector.run(plan(config, load.sizes), cast(Workload, timed), lambda record: None, each=False)
         return Pace(n * rounds * timed.pace.wall, n * rounds * timed.pace.cpu)
 
