@@ -152,7 +152,7 @@ class Swarm(Section):
     checkpoint_every: int = Field(
         0,
         ge=0,
-        description="Every so many rounds each node writes a checkpoint, from which `--resume` goes on; "
+        description="Every so many rounds each real node writes a checkpoint, from which `--resume` goes on; "
         "0: never.",
     )
     tensorboard: bool = Field(

@@ -45,7 +45,7 @@ class Keeping:
         self._every = config.swarm.checkpoint_every
         self._last = 0  # the round of the last one
         self._told = False  # that one could not be written
-        self.base: int | None = None  # everyone has it: nobody goes back further
+        self.base: int | None = None  # everyone has it: nobody goes back further; None: nobody tells
         waits = config.swarm.nodes * config.algorithm.every  # rounds that two nodes are apart at most
         self._most = checkpoint.KEEP + (-(-waits // self._every) if self._every else 0)
 

@@ -117,6 +117,8 @@ class Node:
         self._keeping = Keeping(
             config, place.node, place.folder, about, lambda text: self.say({"note": text})
         )
+        if lan is None and isinstance(self.machine, Rounds):
+            self._keeping.base = 0  # until it is told, all may have to go back to the first
         self._held: Sequence[Effect] = ()  # what waits for a checkpoint
         records = place.folder / "records" / f"{self._name}.jsonl"
         shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
@@ -423,7 +425,7 @@ class Node:
                 for j in self._neighbors:
                     if j > self._place.node and j in addresses:
                         self.transport.dial(j, addresses[j][0])
-            if "base" in word:
+            if "base" in word and self._keeping.base is not None:
                 self._keeping.base = word["base"]
             for j in word.get("gone", ()):
                 if j in self._neighbors:

@@ -27,7 +27,6 @@ CASES: list[Keys] = [
         "train.lr": 0.005,
         "swarm.checkpoint_every": 1,
     },
-    {"algorithm.rule": "push-sum", "topology.graph": "one-peer-exponential", "algorithm.local_steps": 2},
 ]
 
 

@@ -158,6 +158,21 @@ def test_the_newest_two_are_kept_and_everything_that_somebody_may_go_back_to(tmp
     assert checkpoint.rounds(folder) == [7, 8]
 
 
+def test_nothing_goes_before_it_is_known_that_all_have_something_newer(tmp_path: Path) -> None:
+    config = load_config(CONFIG, {"swarm.checkpoint_every": 1})
+    learner = workload.workload(config).learner(0)
+    keeping = Keeping(config, 0, tmp_path, dict.fromkeys(resuming.HASHES, ""), pytest.fail)
+
+    keeping.base = 0
+    for round in range(1, 5):
+        keeping.write(round, Life(0.0, 0.0, 0, 0, None), {}, learner)
+    assert checkpoint.rounds(keeping.folder) == [1, 2, 3, 4]
+
+    keeping.base = 4
+    keeping.write(5, Life(0.0, 0.0, 0, 0, None), {}, learner)
+    assert checkpoint.rounds(keeping.folder) == [4, 5]
+
+
 def test_a_place_that_cannot_be_written_costs_the_checkpoint_and_a_line(tmp_path: Path) -> None:
     config = load_config(CONFIG, {"swarm.checkpoint_every": 5})
     (tmp_path / checkpoint.FOLDER).write_text("in the way")
