@@ -1,4 +1,4 @@
-"""Run a study, or go on with it, and write what came out: python study.py accuracy|decay|thousand [--jobs N].
+"""Run a study, or go on, and write what came out: python study.py accuracy|decay|thousand|wan [--jobs N].
 
 Leaves what a sweep leaves, and `findings.md`: every number in it is read from the runs.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 import gossipfl
 from gossipfl.observe.sweep_pictures import decays
-from gossipfl.observe.sweep_reading import Setting, Study, read_sweep
+from gossipfl.observe.sweep_reading import CURVE, Setting, Study, Trial, read_sweep
 from gossipfl.observe.sweep_stats import Interval, interval, paired
 
 HERE = Path(__file__).parent
@@ -121,10 +121,49 @@ def thousand(study: Study) -> Iterator[str]:
     yield f"- A run of 1,024 nodes and 200 rounds took {wall.mean:.0f} s of one core."
 
 
+def reached(trial: Trial, target: float) -> float:
+    """Virtual seconds until the mean accuracy of a run is at least the target for the first time; infinite if
+    it never is."""
+    curve = trial.curves["accuracy"]
+    there = curve[:, CURVE.index("mean")] >= target
+    return float(curve[there, CURVE.index("seconds")].min()) if there.any() else np.inf
+
+
+def seconds(found: list[float]) -> str:
+    """The mean over seeds with its interval, or a dash if a run did not get there."""
+    return f"{interval(found).mean:.1f} ± {interval(found).half:.1f} s" if np.isfinite(found).all() else "–"
+
+
+def wan(study: Study) -> Iterator[str]:
+    best = max(float(setting.values().mean()) for setting in study.settings if setting.trials)
+    rows, times = [], dict[tuple[object, ...], tuple[float, float]]()
+    for setting in study.settings:
+        if not setting.trials:
+            rows.append([str(setting.key[0]), f"`{setting.key[1]}`", "refused", "", "", "", ""])
+            continue
+        own = [reached(t, 0.95 * t.figures["mean"]) for t in setting.trials]
+        common = [reached(t, 0.95 * best) for t in setting.trials]
+        times[setting.key] = (float(np.mean(own)), float(np.mean(common)))
+        phases = np.mean([t.figures["rounds"] for t in setting.trials])
+        sent = np.mean([t.figures["sent_bytes_per_node"] for t in setting.trials]) / 1e6
+        case, graph = setting.key
+        row = [str(case), f"`{graph}`", f"{phases:.0f}", shown(interval(setting.values()))]
+        rows.append([*row, seconds(own), seconds(common), f"{sent:.1f} MB"])
+    head = ["exchange", "graph", "local phases", "accuracy at the end", "95 % of its own end"]
+    yield from table([*head, f"95 % of the best ({0.95 * best:.3f})", "sent by a node"], rows)
+    there = sorted((common, key) for key, (_, common) in times.items() if np.isfinite(common))
+    if there:
+        (first, (case, graph)), (last, (slow_case, slow_graph)) = there[0], there[-1]
+        yield f"- Soonest at 95 % of the best accuracy: {case} on `{graph}`, after {first:.1f} s."
+        yield f"- Last of those that got there: {slow_case} on `{slow_graph}`, after {last:.1f} s."
+    yield f"- {len(times) - len(there)} of {len(times)} settings did not get there in every run."
+
+
 STUDIES: dict[str, Callable[[Study], Iterator[str]]] = {
     "accuracy": accuracy,
     "decay": decay,
     "thousand": thousand,
+    "wan": wan,
 }
 
 
