@@ -1,13 +1,15 @@
-"""Cut the digits into one file a node: alice gets every fourth one, bob the next, ..."""
+"""Cut the digits into one file a node: `python3 cut.py alice bob` gives each every second one."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from gossipfl.learning.tasks.digits import digits
 
+names = sys.argv[1:]
 pixels, labels = digits().train.tensors
-for index, name in enumerate(("alice", "bob", "carol", "dave")):
-    Path(name).mkdir()
-    own = slice(index, None, 4)
+for index, name in enumerate(names):
+    Path(name).mkdir(exist_ok=True)
+    own = slice(index, None, len(names))
     np.savez(f"{name}/digits.npz", pixels=16 * pixels[own].numpy(), labels=labels[own].numpy())

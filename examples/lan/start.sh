@@ -14,9 +14,11 @@ for name in alice bob carol dave; do
     number=$((number + 1))
 done
 gossipfl init "$@" -o swarm.toml
-python3 ../cut.py
+sed 's/^\[swarm\]/&\ncheckpoint_every = 20/' swarm.toml >more.toml && mv more.toml swarm.toml
+printf '\n[security]\nencrypt = "on" # on the loopback, it would be off\n' >>swarm.toml
+python3 ../cut.py alice bob carol dave erin # erin comes later: fifth.sh
 
 for name in dave carol bob alice; do
-    gossipfl node swarm.toml --name $name --set security.encrypt=on --set data.path=$name --out runs/$name &
+    gossipfl node swarm.toml --name $name --set data.path=$name --out runs/$name &
 done
 wait

@@ -36,6 +36,7 @@ def check(common: Common, schema: bool) -> None:
     config = common.load()
     found = resolve(config)
     _check_network(config)
+    _check_machines(config)
     if common.json:
         recipe = {"rule": found.name, "keys": dict(found.params), "notes": list(found.notes)}
         click.echo(json.dumps({"config": config.to_dict(), "digest": config.digest(), "recipe": recipe}))
@@ -52,6 +53,14 @@ def _check_network(config: Config) -> None:
 
     Network(config)
     Absences(config)
+
+
+def _check_machines(config: Config) -> None:
+    """Raises ConfigError for an edge that no [[node]] can make."""
+    from gossipfl.drivers.plan import needs_sizes, plan, require_reachable
+
+    if config.node and not needs_sizes(config):
+        require_reachable(config, plan(config).edges())
 
 
 def resolve(config: Config) -> Recipe:

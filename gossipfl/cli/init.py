@@ -43,6 +43,7 @@ def init(machines: tuple[str, ...], output: Path) -> None:
     """
     from gossipfl.config import load_config
     from gossipfl.config.toml import toml_document
+    from gossipfl.drivers.plan import plan, require_reachable
 
     tables: dict[str, dict[str, object]] = {
         "swarm": {"name": output.stem, "rounds": 100},
@@ -54,7 +55,9 @@ def init(machines: tuple[str, ...], output: Path) -> None:
     array = [_node(text) for text in machines]
     if not machines:
         tables["swarm"]["nodes"] = 8
-    load_config({**tables, **({"node": array} if array else {})})
+    config = load_config({**tables, **({"node": array} if array else {})})
+    if machines:
+        require_reachable(config, plan(config).edges())
     text = _HEAD.format(file=output) + "\n" + toml_document(tables, node=array)
     try:
         with output.open("x") as file:

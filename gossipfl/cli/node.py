@@ -66,7 +66,8 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
         try:
             summary = lan.run(made, place, folder, lambda text: click.echo(f"{own}: {text}"), found)
         except KeyboardInterrupt:
-            note_line(f"{own}: stopped; records up to now are in {folder}")
+            kept = f"records up to now are in {folder}" if folder.exists() else "it had not begun"
+            note_line(f"{own}: stopped; {kept}")
             raise SystemExit(130) from None
     value = summary["value"]
     shown = f"{value:.4g}" if isinstance(value, float) else "-"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gossipfl.config.lan import as_table
+from gossipfl.config.lan import as_table, redacted
 from gossipfl.config.model import Config
 from gossipfl.config.named import fill_in
 from gossipfl.config.presets import apply, forget
@@ -44,12 +44,23 @@ def load_config(source: Source = None, overrides: Overrides = None) -> Config:
     ):
         forget(table)
     for key, value in settings:
-        _put(data, key, value, problems)
+        if (unknown := _no_such_node(data, key)) is not None:
+            problems.append(unknown)
+        else:
+            _put(data, key, value, problems)
     config, found = _validate(data, combinations=readable)
     problems += found
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config
+
+
+def _no_such_node(data: Mapping[str, object], key: str) -> Problem | None:
+    """A setting may change a `[[node]]` of the file, and add none."""
+    tables, (section, *rest) = data.get("node"), key.split(".")
+    if section != "node" or not rest or not isinstance(tables, dict) or rest[0] in tables:
+        return None
+    return Problem(key, f"no [[node]] is named {rest[0]}", f"the nodes are {', '.join(map(str, tables))}")
 
 
 def _read(source: Source, problems: list[Problem]) -> dict[str, object] | None:
@@ -104,7 +115,8 @@ def _settings(overrides: Overrides, problems: list[Problem]) -> list[tuple[str, 
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
-            problems.append(Problem("--set", f"{text!r} is not KEY=VALUE", "write it like train.lr=0.05"))
+            wrong = f"{redacted(text)!r} is not KEY=VALUE"
+            problems.append(Problem("--set", wrong, "write it like train.lr=0.05"))
         else:
             found.append((key, _parse(key, value.strip(), problems)))
     return found
@@ -121,7 +133,7 @@ def _parse(key: str, text: str, problems: list[Problem]) -> object:
     except tomllib.TOMLDecodeError:
         if text[:1] in ("[", "{", '"', "'"):
             right = 'quote texts and close what is opened, such as ["a", "b"]'
-            problems.append(Problem(key, f"{text} is not a TOML value", right))
+            problems.append(Problem(key, f"{redacted(text)} is not a TOML value", right))
             return _BAD
         return text
     value = parsed["value"]

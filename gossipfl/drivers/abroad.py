@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from gossipfl.config import Config
 from gossipfl.config.lan import Place, key_bytes, key_text, place
 from gossipfl.core.events import Note
 from gossipfl.core.exchange.agree import INSTANCE
-from gossipfl.drivers.plan import Plan, neighbors
+from gossipfl.drivers.plan import Plan, neighbors, require_reachable
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.transport import keys
 from gossipfl.transport.accepting import DOUBLED
@@ -27,8 +27,9 @@ from gossipfl.transport.zeromq import Line, ZeroMQ
 
 #: Bytes of a frame of numbers between machines: heartbeats pass between two of them, on slow lines too.
 CHUNK: Final = 256 * 1024
-#: Seconds until a missing line is told of, and until it is told of again.
-SOON, AGAIN = 3.0, 30.0
+#: Seconds until a missing line is told of, and until it is told of again: from the first to the last,
+#: doubling.
+SOON, AGAIN, SELDOM = 3.0, 30.0, 600.0
 #: Seconds by which this node must have been there before another to stay where the two do not agree, and
 #: seconds in which it looks for someone who does agree.
 FIRST, LOOK = 3.0, 5.0
@@ -69,17 +70,7 @@ def lan(config: Config, plan: Plan, name: str) -> Lan:
         known = ", ".join(config.names)
         raise ConfigError(Problem("--name", f"{name} is not in the file", f"one of {known}"))
     node, edges = config.names.index(name), plan.edges()
-    problems = [
-        Problem(
-            f"node.{config.names[i]}.address",
-            f"is empty, and so is that of its neighbor {config.names[j]}: neither can dial the other",
-            f"an address for one of them, or a graph without the edge {config.names[i]}–{config.names[j]}",
-        )
-        for i, j in edges
-        if not config.node[i].address and not config.node[j].address
-    ]
-    if problems:
-        raise ConfigError(problems)
+    require_reachable(config, edges)
     near = neighbors(edges, node)
     own = config.node[node]
     return Lan(
@@ -124,6 +115,14 @@ def _keys(config: Config, node: int, near: tuple[int, ...]) -> Keys:
     return Keys(pair, peers, frozenset(map(key_bytes, config.security.allow)))
 
 
+class _Told(NamedTuple):
+    """What was last said of a line that is missing, when, and how long until it is said again."""
+
+    text: str
+    at: float
+    pause: float
+
+
 class Abroad:
     """What a node among machines makes of who comes, goes, and does not agree. `say` takes lines for
     people."""
@@ -135,7 +134,7 @@ class Abroad:
         self._agreed: set[int] = set()
         self._disagreed: dict[int, str] = {}
         self._first = True  # was this node here before whoever does not agree with it?
-        self._told: dict[int, tuple[str, float]] = {}
+        self._told: dict[int, _Told] = {}
         self._missing: tuple[int, ...] | None = None
         self._stuck: set[int] = set()
 
@@ -200,10 +199,12 @@ class Abroad:
         if now - self._since < SOON:
             return
         for peer in missing:
-            text, at = self._told.get(peer, ("", 0.0))
+            text, at, pause = self._told.get(peer, _Told("", 0.0, AGAIN))
             found = self._obstacle(peer)
-            if now - at > (AGAIN if found == text else SOON):
-                self._told[peer] = found, now
+            if found != text:
+                pause = AGAIN
+            if now - at > (pause if found == text else SOON):
+                self._told[peer] = _Told(found, now, min(2 * pause, SELDOM) if found == text else pause)
                 self._say(found)
 
     def stuck(self, silent: tuple[int, ...]) -> list[str]:

@@ -117,6 +117,18 @@ def resume(machine: Rounds, tree: Tree, config: Config, rounds: int) -> bool:
     return kept.state is None and not kept.edges
 
 
+def grow(folder: Path, round: int, config: Config, about: Mapping[str, object]) -> None:
+    """Let a node's checkpoint be one of a swarm to which nodes have been added: with its model, and neither a
+    rule's state nor lines on which anyone has met. Raises Unusable, OSError."""
+    said, tree = checkpoint.load(folder, round)
+    header = {key: value for key, value in said.items() if key not in ("version", "round", "tensors")}
+    header |= {
+        "essentials": checkpoint.essentials(config),
+        "hashes": {key: about[key] for key in HASHES},
+    }
+    checkpoint.write(folder, round, header, {"machine": afresh(round), "learner": tree["learner"]})
+
+
 def afresh(round: int) -> Tree:
     """What a node goes on from whose state is stale, in the round of those that it has met."""
     return to_tree(anew(round, secrets.randbits(INCARNATION)))

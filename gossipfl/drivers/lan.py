@@ -22,7 +22,7 @@ from typing import Any, Final
 import gossipfl
 from gossipfl.config import Config
 from gossipfl.config.lan import place as address_of
-from gossipfl.drivers import checkpoint
+from gossipfl.drivers import checkpoint, keeping
 from gossipfl.drivers.abroad import Lan, lan
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.node import Place
@@ -70,11 +70,15 @@ def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = N
     made = plan(config, plain=load.plain)
     round = None if resume is None else resume.rounds[name]
     if resume is not None and round is not None:
-        said = checkpoint.header(folder / checkpoint.FOLDER / name, round)
-        static = made.recipe.schedule.length is not None
-        require_same_data(made.about(load.signature, load.data_hash), said, static)
+        own = folder / checkpoint.FOLDER / name
+        about = made.about(load.signature, load.data_hash)
+        static = made.recipe.schedule.length is not None and not resume.grown
+        require_same_data(about, checkpoint.header(own, round), static)
         rewind(folder, resume)
         say(f"goes on from its checkpoint of round {round}")
+        if resume.grown:
+            keeping.grow(own, round, config, about)
+            say("nodes have been added: it meets everyone anew, with the model that it had")
     raise_limits()
     word: dict[str, Any] = {}
 

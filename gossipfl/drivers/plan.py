@@ -106,6 +106,21 @@ def needs_sizes(config: Config) -> bool:
     return config.topology.weights == "data" and not config.topology.pi
 
 
+def require_reachable(config: Config, edges: list[tuple[int, int]]) -> None:
+    """Raises ConfigError: an edge that neither end can dial."""
+    problems = [
+        Problem(
+            f"node.{config.names[i]}.address",
+            f"is empty, and so is that of its neighbor {config.names[j]}: neither can dial the other",
+            f"an address for one of them, or a graph without the edge {config.names[i]}–{config.names[j]}",
+        )
+        for i, j in edges
+        if not config.node[i].address and not config.node[j].address
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def neighbors(edges: list[tuple[int, int]], node: int) -> tuple[int, ...]:
     """All the nodes that `node` shares an edge with, ascending."""
     return tuple(sorted({i + j - node for i, j in edges if node in (i, j)}))

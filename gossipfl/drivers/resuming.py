@@ -16,12 +16,17 @@ from gossipfl.errors import ConfigError, Problem
 HASHES: Final[Mapping[str, str]] = {"graph": "the graph", "model": "the model", "data": "the data"}
 
 
+#: What is not as it was when nodes have been added.
+_GROWS: Final = frozenset({"names", "swarm.nodes"})
+
+
 class Found(NamedTuple):
     """What a run goes on from."""
 
     rounds: Mapping[str, int]  # node name -> the round of its checkpoint
     lost: Mapping[str, str]  # node name -> why it has no part in this any more
     notes: tuple[str, ...]  # for people
+    grown: bool = False  # have nodes been added since?
 
 
 class Shelf:
@@ -90,11 +95,21 @@ def find_own(folder: Path, config: Config, name: str) -> Found:
     if round is None:
         wrong = shelf.last or f"{folder} holds no checkpoint of {name}"
         raise ConfigError(Problem("--resume", wrong, "leave it out, to begin anew"))
-    require_same(config, shelf.header(name, round) or {}, folder)
+    header = shelf.header(name, round) or {}
+    more = grown(config, header)
+    require_same(config, header, folder, _GROWS if more else frozenset())
     if round >= config.swarm.rounds:
         wrong = f"is {config.swarm.rounds}, and {name} has made all of them"
         raise ConfigError(Problem("swarm.rounds", wrong, "more of them, in everyone's file"))
-    return Found({name: round}, {}, tuple(shelf.notes))
+    return Found({name: round}, {}, tuple(shelf.notes), more)
+
+
+def grown(config: Config, found: Mapping[str, Any]) -> bool:
+    """Have nodes been added to the file since the checkpoint, after those that it had? Then a node goes on
+    with its model, and all begin their rule anew; so it is in `rounds` alone."""
+    then = found.get("essentials", {}).get("names", [])
+    more = len(config.names) > len(then) > 0 and list(config.names[: len(then)]) == then
+    return more and config.algorithm.exchange == "rounds"
 
 
 def newest_folder(name: str) -> Path:
@@ -150,15 +165,18 @@ def _together(shelf: Shelf, names: list[str], rounds: dict[str, int], lost: dict
         lost[first] = "was lost before the run was stopped"
 
 
-def require_same(config: Config, found: Mapping[str, Any], folder: Path) -> None:
-    """Raises ConfigError for everything that matters and is not as it was at the checkpoint."""
+def require_same(
+    config: Config, found: Mapping[str, Any], folder: Path, free: frozenset[str] = frozenset()
+) -> None:
+    """Raises ConfigError for everything that matters, but for the keys in `free`, and is not as it was at the
+    checkpoint."""
     # A key that did not exist then was as it is by default.
     then = {**checkpoint.essentials(load_config()), **found.get("essentials", {})}
     now = checkpoint.essentials(config)
     problems = [
         Problem(key, f"is {_shown(now.get(key))}, and was {_shown(then.get(key))} in {folder}", "as it was")
         for key in sorted({*found.get("essentials", {}), *now})
-        if then.get(key) != now.get(key)
+        if then.get(key) != now.get(key) and key not in free
     ]
     if problems:
         raise ConfigError(problems)

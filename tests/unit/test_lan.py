@@ -6,15 +6,19 @@ import stat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from gossipfl.cli import main
 from gossipfl.config import Config, load_config
 from gossipfl.config.lan import key_bytes, key_text, place
+from gossipfl.config.toml import toml_document
 from gossipfl.core.events import Note
 from gossipfl.core.exchange.agree import differs
 from gossipfl.drivers import abroad
 from gossipfl.drivers.abroad import Abroad, Lan, lan
 from gossipfl.drivers.naming import node_name
 from gossipfl.drivers.plan import plan
+from gossipfl.drivers.resuming import grown
 from gossipfl.errors import ConfigError
 from gossipfl.transport import keys
 
@@ -88,6 +92,45 @@ def test_a_secret_key_in_the_file_is_refused_and_not_repeated() -> None:
     assert "secret key" in found["node.a.public_key"]
     assert "secret key" in found["security.allow"]
     assert secret[10:] not in str(found)
+
+
+def test_a_secret_key_in_a_setting_is_not_repeated_either() -> None:
+    secret = key_text(b"s" * 32, "secret-")
+    tables = {"node": [table("a", "10.0.0.1:1", A), table("b", "", B)]}
+
+    for setting in (
+        f"security.allow=[{secret}]",
+        secret,
+        f"node.b.public_key={secret}",
+        f"train.lr={secret}",
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(tables, [setting])
+        assert secret[10:] not in str(caught.value)
+
+
+def test_a_setting_changes_a_node_of_the_file_and_adds_none() -> None:
+    tables = {"node": [table("a", "127.0.0.1:1"), table("b", "127.0.0.1:2")]}
+
+    with pytest.raises(ConfigError, match=r"node\.c\.bind: no \[\[node\]\] is named c; the nodes are a, b"):
+        load_config(tables, ["node.c.bind=127.0.0.1:3"])
+
+
+@pytest.mark.parametrize("command", [["check", "swarm.toml"], ["init"]])
+def test_an_edge_that_neither_end_can_dial_is_told_before_anyone_starts(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("swarm.toml").write_text(
+        toml_document({}, node=[table("a", "10.0.0.1:1", A), table("b", "", B), table("c", "", C)])
+    )
+    nodes = [f"--node=a=10.0.0.1:1,{A}", f"--node=b=,{B}", f"--node=c=,{C}", "-o", "new.toml"]
+
+    done = CliRunner().invoke(main, command if command[0] == "check" else [*command, *nodes])
+
+    assert done.exit_code == 2
+    assert "node.b.address: is empty, and so is that of its neighbor c" in done.stderr
+    assert not Path("new.toml").exists()
 
 
 def test_the_loopback_needs_no_keys_and_plaintext_elsewhere_needs_saying_so() -> None:
@@ -299,3 +342,25 @@ def test_data_are_compared_where_both_tell_of_them() -> None:
     assert differs({"data": "a"}, {"data": "b"}) == "has data = a, you have b"
     assert differs({"data": "a"}, {}) is None
     assert differs({}, {"data": "a"}) is None
+
+
+# ---------------------------------------------------------------------- growing
+
+
+@pytest.mark.parametrize(
+    ("then", "exchange", "found"),
+    [
+        (["a"], "rounds", True),
+        (["a", "b"], "rounds", False),  # as it was
+        (["b"], "rounds", False),  # those that were there keep their place
+        (["a", "b", "c"], "rounds", False),
+        ([], "rounds", False),
+        (["a"], "pairwise", False),
+    ],
+)
+def test_a_swarm_has_grown_if_nodes_were_added_after_those_it_had(
+    then: list[str], exchange: str, found: bool
+) -> None:
+    config = machines(table("a", "127.0.0.1:1"), table("b"), algorithm={"exchange": exchange})
+
+    assert grown(config, {"essentials": {"names": then}}) is found

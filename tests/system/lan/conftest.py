@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import random
 import shutil
 import socket
 import struct
@@ -247,17 +248,19 @@ def kinds() -> Callable[[Running], list[str]]:
 
 
 @pytest.fixture
-def ports() -> Iterator[Callable[[int], list[int]]]:
-    """So many free ports of the loopback; nobody else gets them from the system until they are used."""
-    with ExitStack() as stack:
+def ports() -> Callable[[int], list[int]]:
+    """So many free ports of the loopback in a row, below those that the system gives out by itself."""
 
-        def free(count: int) -> list[int]:
-            found = []
-            for _ in range(count):
-                s = stack.enter_context(socket.socket())
-                s.bind(("127.0.0.1", 0))
-                found.append(s.getsockname()[1])
-            stack.close()
-            return found
+    def free(count: int) -> list[int]:
+        while True:
+            first = random.randrange(20_000, 32_000)
+            found = list(range(first, first + count))
+            with ExitStack() as stack:
+                try:
+                    for port in found:
+                        stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                return found
 
-        yield free
+    return free
