@@ -29,7 +29,7 @@ class Cluster:
     this machine with `size` processors, which ends with the `with`.
 
     gossipfl must be installed on every machine of the cluster, in the same version. Raises ConfigError where
-    ray is not installed.
+    ray is not installed, or nobody answers at RAY_ADDRESS.
     """
 
     def __init__(self, size: int | None) -> None:
@@ -41,9 +41,14 @@ class Cluster:
             quiet = {"log_to_driver": False, "logging_level": "ERROR"}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                address = os.environ.get("RAY_ADDRESS", "")
                 try:
-                    self._ray.init(address="auto", **quiet)
-                except ConnectionError:
+                    self._ray.init(address=address or "auto", **quiet)
+                except ConnectionError as error:
+                    if address:
+                        right = "start one there, or unset it for one on this machine"
+                        wrong = f"no Ray cluster answers at {address}"
+                        raise ConfigError(Problem("RAY_ADDRESS", wrong, right)) from error
                     self._own = True
                     self._ray.init(address="local", num_cpus=self._size, include_dashboard=False, **quiet)
         return self
