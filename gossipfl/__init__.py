@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gossipfl import topology
-    from gossipfl.api import Result, SweepResult, join, load, results, simulate, swarm, sweep
+    from gossipfl.api import Result, SweepResult, load, results, simulate, swarm, sweep
     from gossipfl.config import Config, load_config
-    from gossipfl.drivers.join import Node
+    from gossipfl.drivers.join import Node, join
     from gossipfl.errors import (
         ConfigError,
         GossipError,
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Result": "api",
     "SweepResult": "api",
-    "join": "api",
+    "join": "drivers.join",
     "load": "api",
     "results": "api",
     "simulate": "api",

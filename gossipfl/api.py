@@ -23,17 +23,13 @@ from gossipfl.observe.sweep_result import SweepResult, results
 from gossipfl.records import Record, merge, read, to_json
 
 if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer
-
-    from gossipfl.drivers.join import Node
     from gossipfl.drivers.resuming import Found
     from gossipfl.drivers.sweep.grid import Source as Grid
     from gossipfl.drivers.sweep.grid import Sweep
     from gossipfl.drivers.sweep.run import Options, Progress
     from gossipfl.learning.task import Task, VectorTask
 
-__all__ = ["Result", "SweepResult", "join", "load", "results", "simulate", "swarm", "sweep"]
+__all__ = ["Result", "SweepResult", "load", "results", "simulate", "swarm", "sweep"]
 
 #: Seconds between two looks at what the nodes have written.
 LOOK_EVERY: Final = 0.2
@@ -163,40 +159,6 @@ def _resumed(
     resuming.rewind(folder, found)
     watch.note(f"goes on from round {min(found.rounds.values())} in {folder}")
     return _swarm(loaded, folder, save_models, watch, resume=found)
-
-
-def join(
-    config: Source,
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    name: str | None = None,
-    samples: int | None = None,
-    out: str | os.PathLike[str] | None = None,
-) -> Node:
-    """Be one node of a swarm from a training loop of your own:
-
-        with gossipfl.join("swarm.toml", model, optimizer) as node:
-            for batch in node.batches(loader):
-                ...
-                optimizer.step()      # every algorithm.local_steps-th one exchanges with the neighbors
-
-    config: the file that all nodes have, with a `[[node]]` table for each; its `[train]`, `[task]` and
-    `[data]` say nothing here. model: its trainable parameters and float buffers are what is averaged, as
-    `algorithm.share` and `algorithm.buffers` say; all of one dtype and on one device, and not moved or
-    reallocated while joined. optimizer: a torch.optim.Optimizer of its parameters. name: which `[[node]]`
-    this is; None: GOSSIPFL_NODE, or what torchrun, Slurm or Kubernetes set. samples: how many samples this
-    node trains on; needed where phases are counted by `algorithm.local_epochs`. out: a new folder for
-    records, summary and model (None: runs/NAME-TIME).
-
-    Raises ConfigError here and on entering. On entering also Refused (the neighbors do not agree with this
-    node: the first key or parameter that differs, and both values) and PeerLost (`swarm.start_timeout`). In
-    optimizer.step(): TrainingDiverged, with the parameters back at the last round's, and GossipError naming a
-    parameter that something has reallocated.
-    """
-    from gossipfl.drivers.join import Node
-
-    return Node(load_config(config), model, optimizer, name=name, samples=samples, out=out)
 
 
 def sweep(

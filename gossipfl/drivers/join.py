@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gossipfl.config import Config
+from gossipfl.config import Config, Source, load_config
 from gossipfl.config.lan import place
 from gossipfl.drivers import lan
 from gossipfl.drivers.abroad import Lan
@@ -236,6 +236,38 @@ class Node:
             yield
         except (OSError, SafetensorError) as error:
             log.warning("%s: %s: %s", self.name, self.folder, error)
+
+
+def join(
+    config: Source,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    name: str | None = None,
+    samples: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Node:
+    """Be one node of a swarm from a training loop of your own:
+
+        with gossipfl.join("swarm.toml", model, optimizer) as node:
+            for batch in node.batches(loader):
+                ...
+                optimizer.step()      # every algorithm.local_steps-th one exchanges with the neighbors
+
+    config: the file that all nodes have, with a `[[node]]` table for each; its `[train]`, `[task]` and
+    `[data]` say nothing here. model: its trainable parameters and float buffers are what is averaged, as
+    `algorithm.share` and `algorithm.buffers` say; all of one dtype and on one device, and not moved or
+    reallocated while joined. optimizer: a torch.optim.Optimizer of its parameters. name: which `[[node]]`
+    this is; None: GOSSIPFL_NODE, or what torchrun, Slurm or Kubernetes set. samples: how many samples this
+    node trains on; needed where phases are counted by `algorithm.local_epochs`. out: a new folder for
+    records, summary and model (None: runs/NAME-TIME).
+
+    Raises ConfigError here and on entering. On entering also Refused (the neighbors do not agree with this
+    node: the first key or parameter that differs, and both values) and PeerLost (`swarm.start_timeout`). In
+    optimizer.step(): TrainingDiverged, with the parameters back at the last round's, and GossipError naming a
+    parameter that something has reallocated.
+    """
+    return Node(load_config(config), model, optimizer, name=name, samples=samples, out=out)
 
 
 def _summary(made: Plan, workload: OwnWorkload, own: Lan, node: OwnNode) -> dict[str, object]:
