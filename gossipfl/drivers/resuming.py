@@ -12,6 +12,8 @@ from gossipfl.drivers import checkpoint
 from gossipfl.drivers.plan import Plan
 from gossipfl.errors import ConfigError, Problem
 
+#: What a run leaves once all is done; where it is missing, only summing up may be left to do.
+SUMMARY: Final = "summary.json"
 #: What is compared when the data are at hand, and how it is called.
 HASHES: Final[Mapping[str, str]] = {"graph": "the graph", "model": "the model", "data": "the data"}
 
@@ -81,7 +83,7 @@ def find(folder: Path, config: Config, plan: Plan | None = None) -> Found:
         _together(shelf, names, rounds, lost)
     if not rounds:
         raise ConfigError(Problem("--resume", f"every node of the run in {folder} was lost", "start anew"))
-    if min(rounds.values()) >= config.swarm.rounds:
+    if min(rounds.values()) >= config.swarm.rounds and (folder / SUMMARY).exists():
         wrong = f"is {config.swarm.rounds}, and the run in {folder} has made {min(rounds.values())}"
         right = f"--set swarm.rounds={2 * config.swarm.rounds}, to go on"
         raise ConfigError(Problem("swarm.rounds", wrong, right))
@@ -199,7 +201,8 @@ def _shown(value: object) -> str:
 
 def rewind(folder: Path, found: Found) -> None:
     """Take away what is later than the states that are gone on from: checkpoints, and records, so that
-    nothing is counted twice. Raises OSError."""
+    nothing is counted twice; and the summary, which is not of what follows. Raises OSError."""
+    (folder / SUMMARY).unlink(missing_ok=True)
     for name, round in found.rounds.items():
         own = folder / checkpoint.FOLDER / name
         checkpoint.clear(own, round)

@@ -130,6 +130,9 @@ def test_what_matters_must_be_as_it_was_and_the_rest_may_change(tmp_path: Path) 
     ]
     free = {"swarm.rounds": 500, "swarm.eval_every": 3, "wire.transport": "tcp", "stop.patience": 3}
     assert set(resuming.find(tmp_path, load_config(CONFIG, free)).rounds.values()) == {12}
+    done = load_config(CONFIG, {"swarm.rounds": 10})
+    assert set(resuming.find(tmp_path, done).rounds.values()) == {12}  # it was killed before it was summed up
+    (tmp_path / resuming.SUMMARY).touch()
     assert "has made 12" in refused(tmp_path, **{"swarm.rounds": 10})[0]
 
 
