@@ -265,7 +265,7 @@ def test_a_node_that_leaves_says_goodbye_and_stays_until_what_it_sent_is_counted
     # when it leaves
     effects = m.handle(Leave(), 0.0)
     # then both are told, and it goes when both have counted its payload
-    assert sends(effects) == [(0, Nothing(LAST, 0)), (2, Nothing(LAST, 0))]
+    assert sends(effects) == [(0, Nothing(LAST, LAST)), (2, Nothing(LAST, LAST))]
     assert Finished() not in effects
     assert Finished() not in told(m, 0, Nothing(1, 0))
     assert Finished() in told(m, 2, Nothing(1, 0))
@@ -280,7 +280,7 @@ def test_a_node_that_leaves_while_a_round_is_open_acknowledges_what_it_will_not_
     # when it leaves, then nothing is adopted or shifted, and the neighbor need not keep its payload
     effects = m.handle(Leave(), 0.0)
     assert not any(isinstance(e, Adopt | Shift) for e in effects)
-    assert (0, Nothing(LAST, 0)) in sends(effects)
+    assert (0, Nothing(LAST, LAST)) in sends(effects)
     assert Finished() in told(m, 0, Nothing(LAST, 0)) + told(m, 2, Nothing(LAST, 0))
 
 
@@ -290,7 +290,7 @@ def test_a_neighbor_that_leaves_before_the_end_is_noted_once_and_not_waited_for(
     m.handle(Stepped(vector(0.0), vector(3.0)), 0.0)
     told(m, 0, Data(0, -1, (vector(3.0),)))
     # when one says goodbye, and closes its line
-    effects = told(m, 2, Nothing(LAST, -1))
+    effects = told(m, 2, Nothing(LAST, LAST))
     closing = m.handle(PeerDown(2, 1), 0.0)
     # then the round closes without it
     closed = adopted(effects)
@@ -313,3 +313,14 @@ def test_a_goodbye_after_the_last_round_is_no_news() -> None:
     told(m, 0, Data(0, -1, (vector(3.0),)))
     told(m, 2, Data(0, -1, (vector(3.0),)))
     assert not any(isinstance(e, Note) for e in told(m, 2, Nothing(LAST, 0)))
+
+
+def test_a_neighbor_that_is_ahead_and_done_has_not_left() -> None:
+    # given a node in round 0 of three; a neighbor that went on while their line was cut has ended its rounds
+    m = begun(machine())
+    m.handle(Stepped(vector(0.0), vector(3.0)), 0.0)
+    # when it says goodbye, and the line is cut again
+    effects = told(m, 2, Nothing(LAST, -1)) + m.handle(PeerDown(2, 1), 0.0)
+    # then it is still there for what this node has sent it
+    assert not any(isinstance(e, Note) and e.text == "has left" for e in effects)
+    assert not m.edges[2].gone

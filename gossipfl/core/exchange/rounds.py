@@ -352,6 +352,8 @@ class Rounds:
         if self.phase in (Phase.LEAVING, Phase.LEFT):
             return []
         self._rounds, self._parted, self.phase = self.round, True, Phase.LEAVING
+        for edge in self.edges.values():
+            edge.counted = LAST
         return [*self._goodbyes(), *self._leave()]
 
     def _reset(self, round: int, heard_from: int = -1) -> list[Effect]:
@@ -430,8 +432,8 @@ class Rounds:
                 if self.phase is Phase.LEAVING:
                     return self._leave()
                 effects: list[Effect] = []
-                # a last word before the last round: the others go on
-                if edge.done and not done and self.round + 1 < self.rounds:
+                # who says goodbye and counts nothing more has left; who is only ahead still takes things in
+                if edge.done and not done and message.counted >= LAST and self.round + 1 < self.rounds:
                     self._departed.add(edge.peer)
                     effects.append(Note("peer_down", edge.peer, LEFT))
                 return effects + self._close_if_ready() if self.phase is Phase.WAITING else effects
