@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from gossipfl.config import Config, Source, load_config
 from gossipfl.config.lan import place
-from gossipfl.drivers import lan
+from gossipfl.drivers import lan, memory
 from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.folder import run_folder
 from gossipfl.drivers.naming import node_name
@@ -172,6 +172,7 @@ class Node:
             where = Place(own.node, self.folder, self.folder, own.listen, "", time.monotonic())
             node = kind(made, workload, where, ear, own)
             self._prepare(made)
+            memory.keep()
             try:
                 with node:
                     node.start()
