@@ -6,8 +6,6 @@ No mass of push-sum is lost, nobody hangs, and rows that average stay averages.
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -17,11 +15,7 @@ from gossipfl.core.events import (
     Adopt,
     Begin,
     Effect,
-    Event,
     Finished,
-    PeerDown,
-    PeerUp,
-    Received,
     Send,
     Shift,
     Stepped,
@@ -29,13 +23,13 @@ from gossipfl.core.events import (
 from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.intake import Terms
 from gossipfl.core.exchange.rounds import Phase, Rounds
-from gossipfl.core.messages import Message
 from gossipfl.core.recipe import Recipe
 from gossipfl.core.rules import averaging, sums
 from gossipfl.core.rules.base import Rule
 from gossipfl.topology.graph import from_pairs
 from gossipfl.topology.schedules import Cyclic
 from gossipfl.topology.weights import weigh
+from tests.lines import Lines
 
 ARCS = {
     "pair": [(0, 1), (1, 0)],
@@ -46,22 +40,13 @@ ARCS = {
 ROUNDS = 14
 
 
-@dataclass
-class Line:
-    """A session of an edge: what is under way to each end."""
-
-    session: int
-    ends: tuple[int, int]
-    alive: bool = True
-    under_way: dict[int, deque[Message | None]] = field(default_factory=lambda: defaultdict(deque))
-
-
-class World:
+class World(Lines):
     """Machines of a directed graph, their lines, and a die."""
 
     def __init__(
         self, graph: str, seed: int, rule: Rule, weights: str, cuts: int, same: float | None = None
     ) -> None:
+        super().__init__()
         self.die, self.cuts = random.Random(seed), cuts
         arcs = ARCS[graph]
         n = 1 + max(max(arc) for arc in arcs)
@@ -76,54 +61,15 @@ class World:
             self.machines.append(Rounds(rule, lambda t, i=i: recipe.row(i, t), near, ROUNDS, {}, terms))
         starts = [self.die.uniform(-1, 1) if same is None else same for _ in range(n)]
         self.x = [torch.tensor([start], dtype=torch.float64) for start in starts]
-        self.left: set[int] = set()
-        self.sessions = 0
-        self.lines: dict[tuple[int, int], Line] = {}
-        self.old: list[Line] = []
-        for edge in self.edges:
-            self.dial(edge)
-        while self.deliverable():
-            self.deliver()
+        self.meet(self.edges)
         for i, machine in enumerate(self.machines):
             self.apply(i, machine.handle(Begin(self.x[i]), 0.0))
-
-    def dial(self, edge: tuple[int, int]) -> None:
-        self.sessions += 1
-        self.lines[edge] = Line(self.sessions, edge)
-        self.tell(edge[0], PeerUp(edge[1], self.sessions))
-
-    def cut(self, line: Line) -> None:
-        """The line dies, and the end of what is under way with it."""
-        line.alive = False
-        self.old.append(line)
-        for i in line.ends:
-            keep = self.die.randint(0, len(line.under_way[i]))
-            while len(line.under_way[i]) > keep:
-                line.under_way[i].pop()
-            line.under_way[i].append(None)
-
-    def deliverable(self) -> list[tuple[Line, int]]:
-        return [(k, i) for k in (*self.lines.values(), *self.old) for i in k.ends if k.under_way[i]]
-
-    def deliver(self) -> None:
-        line, i = self.die.choice(self.deliverable())
-        message, peer = line.under_way[i].popleft(), sum(line.ends) - i
-        self.tell(
-            i, PeerDown(peer, line.session) if message is None else Received(peer, line.session, message)
-        )
-        self.old = [line for line in self.old if any(line.under_way[i] for i in line.ends)]
-
-    def tell(self, i: int, event: Event) -> None:
-        if i not in self.left:
-            self.apply(i, self.machines[i].handle(event, 0.0))
 
     def apply(self, i: int, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Send(peer, session, message):
-                    line = self.lines[min(i, peer), max(i, peer)]
-                    if line.session == session and line.alive:
-                        line.under_way[peer].append(message)
+                case Send():
+                    self.send(i, effect)
                 case Adopt():
                     self.x[i] = effect.x
                 case Shift(delta):
@@ -132,17 +78,6 @@ class World:
                     self.leave(i)
                 case _:
                     pass
-
-    def leave(self, i: int) -> None:
-        self.left.add(i)
-        for line in self.lines.values():
-            if i in line.ends and line.alive:
-                line.alive = False
-                line.under_way[i].clear()
-                line.under_way[sum(line.ends) - i].append(None)
-                self.old.append(line)
-        for j in self.machines[i].edges:
-            self.tell(j, PeerDown(i, None, gone=True))
 
     def run(self) -> None:
         rate = self.die.choice([0.02, 0.05, 0.1, 0.2])

@@ -9,8 +9,7 @@ neither, and every edge is in use again at the end.
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections import defaultdict
 
 import pytest
 import torch
@@ -20,22 +19,18 @@ from gossipfl.core.events import (
     Adopt,
     Begin,
     Effect,
-    Event,
     Finished,
     Note,
-    PeerDown,
-    PeerUp,
-    Received,
     Send,
     Shift,
     Stepped,
 )
 from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.rounds import Phase, Rounds
-from gossipfl.core.messages import Message
 from gossipfl.core.rules import averaging, sums
 from gossipfl.core.rules.base import Rule
 from gossipfl.topology import schedule
+from tests.lines import Lines
 
 GRAPHS = {
     "pair": ("path", 2),
@@ -47,20 +42,11 @@ GRAPHS = {
 ROUNDS, TAIL = 8, 6
 
 
-@dataclass
-class Line:
-    """A session of an edge: what is under way to each end."""
-
-    session: int
-    ends: tuple[int, int]
-    alive: bool = True
-    under_way: dict[int, deque[Message | None]] = field(default_factory=lambda: defaultdict(deque))
-
-
-class World:
+class World(Lines):
     """Machines, lines, and a die."""
 
     def __init__(self, graph: str, seed: int, rule: Rule, cuts: int, tail: int = TAIL) -> None:
+        super().__init__()
         self.die, self.cuts, self.rounds = random.Random(seed), cuts, ROUNDS + tail
         family, n = GRAPHS[graph]
         made = schedule(family, n).mixing(0)
@@ -76,60 +62,16 @@ class World:
         self.sum = float(sum(self.x))
         self.early = rule.early
         self.counted: dict[tuple[int, int, int], set[int]] = defaultdict(set)
-        self.left: set[int] = set()
-        self.sessions = 0
         self.edges = [(i, j) for i in range(n) for j in rows[i].neighbors if i < j]
-        self.lines: dict[tuple[int, int], Line] = {}
-        self.old: list[Line] = []
-        for edge in self.edges:
-            self.dial(edge)
-        while any(line.under_way[i] for line in self.lines.values() for i in line.ends):
-            self.deliver_something()
+        self.meet(self.edges)
         for i in range(n):
             self.apply(i, self.machines[i].handle(Begin(self.x[i]), 0.0))
-
-    # ---------------------------------------------------------------- what can happen
-
-    def dial(self, edge: tuple[int, int]) -> None:
-        self.sessions += 1
-        self.lines[edge] = Line(self.sessions, edge)
-        self.tell(edge[0], PeerUp(edge[1], self.sessions))
-
-    def cut(self, line: Line) -> None:
-        """The line dies: of what is under way to each end, an end of it is lost."""
-        line.alive = False
-        self.old.append(line)
-        for i in line.ends:
-            keep = self.die.randint(0, len(line.under_way[i]))
-            while len(line.under_way[i]) > keep:
-                line.under_way[i].pop()
-            line.under_way[i].append(None)
-
-    def deliverable(self) -> list[tuple[Line, int]]:
-        return [
-            (line, i) for line in (*self.lines.values(), *self.old) for i in line.ends if line.under_way[i]
-        ]
-
-    def deliver_something(self) -> None:
-        line, i = self.die.choice(self.deliverable())
-        message, peer = line.under_way[i].popleft(), sum(line.ends) - i
-        if message is None:
-            self.tell(i, PeerDown(peer, line.session))
-        else:
-            self.tell(i, Received(peer, line.session, message))
-        self.old = [line for line in self.old if any(line.under_way[i] for i in line.ends)]
-
-    def tell(self, i: int, event: Event) -> None:
-        if i not in self.left:
-            self.apply(i, self.machines[i].handle(event, 0.0))
 
     def apply(self, i: int, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Send(peer, session, message):
-                    line = self.lines[min(i, peer), max(i, peer)]
-                    if line.session == session and line.alive:
-                        line.under_way[peer].append(message)
+                case Send():
+                    self.send(i, effect)
                 case Adopt():
                     self.x[i] = effect.x
                     for j in effect.counted:
@@ -147,18 +89,6 @@ class World:
         ends = self.counted[min(i, j), max(i, j), round]
         assert i not in ends, f"node {i} counts {j} twice in round {round}"
         ends.add(i)
-
-    def leave(self, i: int) -> None:
-        """What it sent still arrives; then its lines close, and its neighbours learn that it is gone."""
-        self.left.add(i)
-        for line in self.lines.values():
-            if i in line.ends and line.alive:
-                line.alive = False
-                line.under_way[i].clear()
-                line.under_way[sum(line.ends) - i].append(None)
-                self.old.append(line)
-        for j in self.machines[i].edges:
-            self.tell(j, PeerDown(i, None, gone=True))
 
     # ---------------------------------------------------------------- a schedule
 
@@ -189,7 +119,7 @@ class World:
             elif choice in dead:
                 self.dial(choice)  # type: ignore[arg-type]
             else:
-                self.deliver_something()
+                self.deliver()
         assert self.left == set(range(len(self.machines))), self.stuck()
         assert float(sum(self.x)) == pytest.approx(self.sum, abs=1e-12)
         for (i, j, round), ends in self.counted.items():

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -23,12 +23,8 @@ from gossipfl.core.events import (
     Adopt,
     Begin,
     Effect,
-    Event,
     Finished,
     Note,
-    PeerDown,
-    PeerUp,
-    Received,
     Renew,
     Send,
     Shift,
@@ -40,10 +36,11 @@ from gossipfl.core.exchange.resets import Resets, Word
 from gossipfl.core.exchange.rounds import Phase, Rounds
 from gossipfl.core.exchange.sessions import Sessions
 from gossipfl.core.exchange.standing import Standing, anew, from_tree, to_tree
-from gossipfl.core.messages import Hello, Message, Nothing
+from gossipfl.core.messages import Hello, Nothing
 from gossipfl.core.rules import averaging, tracking
 from gossipfl.core.rules.base import Inbox, Rule, Turn
 from gossipfl.topology import schedule
+from tests.lines import Lines
 
 GRAPHS = {"pair": ("path", 2), "path3": ("path", 3), "ring4": ("ring", 4), "k4": ("complete", 4)}
 CHANGING = {"base:1": ("base:1", 4)}
@@ -55,16 +52,6 @@ Key = tuple[int, int, int, int, int]
 
 
 @dataclass
-class Line:
-    """A session of an edge: what is under way to each end."""
-
-    session: int
-    ends: tuple[int, int]
-    alive: bool = True
-    under_way: dict[int, deque[Message | None]] = field(default_factory=lambda: defaultdict(deque))
-
-
-@dataclass
 class Saved:
     """A checkpoint: of the machine, of x, and how much of the node's log belongs to it."""
 
@@ -73,10 +60,11 @@ class Saved:
     mark: int
 
 
-class World:
+class World(Lines):
     """Machines, lines, a disk each, and a die."""
 
     def __init__(self, graph: str, seed: int, rule: Rule, kinds: tuple[str, ...], faults: int) -> None:
+        super().__init__()
         self.die, self.faults, self.kinds, self.rule = random.Random(seed), faults, kinds, rule
         family, n = {**GRAPHS, **CHANGING}[graph]
         plan = schedule(family, n)
@@ -103,15 +91,9 @@ class World:
         self.log: list[list[Key]] = [[] for _ in range(n)]
         self.disk: list[list[Saved]] = [[] for _ in range(n)]
         self.dead: dict[int, str] = {}
-        self.left: set[int] = set()
-        self.lines: dict[tuple[int, int], Line] = {}
-        self.old: list[Line] = []
-        self.sessions = self.incs = 0
+        self.incs = 0
         self.happened: Counter[str] = Counter()
-        for edge in self.edges:
-            self.dial(edge)
-        while self.deliverable():
-            self.deliver_something()
+        self.meet(self.edges)
         for i in range(n):
             self.begin(i)
             self.save(i)
@@ -121,40 +103,6 @@ class World:
 
     def begin(self, i: int) -> None:
         self.apply(i, self.machines[i].handle(Begin(self.x[i]), 0.0))
-
-    # ---------------------------------------------------------------- lines
-
-    def dial(self, edge: tuple[int, int]) -> None:
-        self.sessions += 1
-        self.lines[edge] = Line(self.sessions, edge)
-        self.tell(edge[0], PeerUp(edge[1], self.sessions))
-
-    def cut(self, line: Line) -> None:
-        """The line dies: of what is under way to each end, an end of it is lost."""
-        line.alive = False
-        self.old.append(line)
-        for i in line.ends:
-            keep = self.die.randint(0, len(line.under_way[i]))
-            while len(line.under_way[i]) > keep:
-                line.under_way[i].pop()
-            line.under_way[i].append(None)
-
-    def deliverable(self) -> list[tuple[Line, int]]:
-        lines = (*self.lines.values(), *self.old)
-        return [(line, i) for line in lines for i in line.ends if line.under_way[i]]
-
-    def deliver_something(self) -> None:
-        line, i = self.die.choice(self.deliverable())
-        message, peer = line.under_way[i].popleft(), sum(line.ends) - i
-        if message is None:
-            self.tell(i, PeerDown(peer, line.session))
-        else:
-            self.tell(i, Received(peer, line.session, message))
-        self.old = [line for line in self.old if any(line.under_way[i] for i in line.ends)]
-
-    def tell(self, i: int, event: Event) -> None:
-        if i not in self.left and i not in self.dead:
-            self.apply(i, self.machines[i].handle(event, 0.0))
 
     # ---------------------------------------------------------------- a node
 
@@ -183,10 +131,8 @@ class World:
             self.save(i)  # before anything of the next round is sent
         for effect in effects:
             match effect:
-                case Send(peer, session, message):
-                    line = self.lines[min(i, peer), max(i, peer)]
-                    if line.session == session and line.alive:
-                        line.under_way[peer].append(message)
+                case Send():
+                    self.send(i, effect)
                 case Finished():
                     self.leave(i)
                 case _:
@@ -245,18 +191,6 @@ class World:
         if self.rule.keeps and self.machines[i]._resumed.state is None:  # type: ignore[union-attr]
             self.apply(i, self.machines[i].handle(Renew(self.newest() + 3), 0.0))
 
-    def leave(self, i: int) -> None:
-        """What it sent still arrives; then its lines close, and its neighbours learn that it is gone."""
-        self.left.add(i)
-        for line in self.lines.values():
-            if i in line.ends and line.alive:
-                line.alive = False
-                line.under_way[i].clear()
-                line.under_way[sum(line.ends) - i].append(None)
-                self.old.append(line)
-        for j in self.machines[i].edges:
-            self.tell(j, PeerDown(i, None, gone=True))
-
     # ---------------------------------------------------------------- a schedule
 
     def disaster(self) -> bool:
@@ -289,7 +223,7 @@ class World:
             through = healed or any(m.round > ROUNDS for m in self.machines)
             options: list[Callable[[], object]] = []
             if self.deliverable():
-                options += [self.deliver_something] * 2
+                options += [self.deliver] * 2
             for i, m in enumerate(self.machines):
                 if i in self.dead:
                     options.append(lambda i=i: self.restart(i))
