@@ -25,8 +25,8 @@ from gossipfl.drivers import lan, memory
 from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.folder import run_folder
 from gossipfl.drivers.naming import node_name
-from gossipfl.drivers.node import Place
 from gossipfl.drivers.own_loop import Ear, OwnAsynchronousNode, OwnNode
+from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.errors import ConfigError, GossipError, LocalProtocolError, Problem
 from gossipfl.learning.own import OwnWorkload, lower_is_better

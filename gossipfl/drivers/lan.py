@@ -25,7 +25,7 @@ from gossipfl.config.lan import place as address_of
 from gossipfl.drivers import checkpoint, keeping
 from gossipfl.drivers.abroad import Lan, lan
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
-from gossipfl.drivers.node import Place
+from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan, needs_sizes, plan
 from gossipfl.drivers.resuming import Found, require_same_data, rewind
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged

@@ -18,7 +18,8 @@ from torch import Tensor
 from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
 from gossipfl.drivers.checkpoint import Unusable
-from gossipfl.drivers.node import Node, Place, Stale, Stopped
+from gossipfl.drivers.node import Node
+from gossipfl.drivers.place import Place, Stale, Stopped
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import plain
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged

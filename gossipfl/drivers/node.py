@@ -1,56 +1,24 @@
-"""One real node: its machine, learner, connections and records, in a process of its own.
-
-The training thread runs the machine itself and waits on the sockets only when it has nothing to compute. What
-a node needs to be told from outside comes over `control`: where the others are, who is gone, when to stop.
-"""
+"""One real node, in a process of its own: it meets its neighbours, trains and exchanges, and leaves."""
 
 from __future__ import annotations
 
-import json
-import select
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
-import torch
 from torch import Tensor
 
-from gossipfl.core.events import (
-    Adopt,
-    Begin,
-    Effect,
-    Event,
-    Finished,
-    Halt,
-    Note,
-    PeerDown,
-    Renew,
-    Send,
-    Shift,
-    Stepped,
-)
-from gossipfl.core.exchange.machine import Machine
+from gossipfl.core.events import Adopt, Begin, Halt, PeerDown, Renew, Stepped
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree
-from gossipfl.core.stopping import Vigil
 from gossipfl.drivers import keeping
-from gossipfl.drivers.abroad import CHUNK, EVERY, PARTING, Abroad, Lan
+from gossipfl.drivers.abroad import EVERY, PARTING
 from gossipfl.drivers.checkpoint import Unusable
-from gossipfl.drivers.keeping import Keeping, Life
-from gossipfl.drivers.plan import Plan, neighbors
-from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
+from gossipfl.drivers.connected import Connected
+from gossipfl.drivers.keeping import Life
+from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
 from gossipfl.learning.training import Phase
-from gossipfl.learning.workload import Assignment
-from gossipfl.records import Recorder
-from gossipfl.transport.keeper import Keeper
-from gossipfl.transport.pulse import Pulse
-from gossipfl.transport.wire import Layout, Who
-from gossipfl.transport.zeromq import ZeroMQ
 
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1
@@ -60,123 +28,8 @@ PATIENCE: Final = 5.0
 REJOIN: Final = 3.0
 
 
-class Stopped(Exception):
-    """The node was told to stop."""
-
-
-class Stale(Exception):
-    """The checkpoint that the node goes on from is older than what its peers know; they are in `round`."""
-
-    def __init__(self, round: int) -> None:
-        self.round = round
-        super().__init__(round)
-
-
-class Place(NamedTuple):
-    """Where a node stands: its index, the run's folder, where it binds, and the start of the run's clock."""
-
-    node: int
-    folder: Path
-    scratch: Path  # takes what does not fit into the run's folder
-    listen: str
-    beats: str
-    epoch: float  # time.monotonic() of the start
-    resume: int | None = None  # the round of the checkpoint in `folder` that it goes on from
-    lost: str = ""  # why it has no part in this run any more: it was lost before the run was stopped
-
-
-class Control(Protocol):
-    """A node's line to whoever started it: a `multiprocessing` Connection, or what stands in for one."""
-
-    def fileno(self) -> int: ...
-    def poll(self, timeout: float) -> bool: ...
-    def recv_bytes(self) -> bytes: ...
-    def send_bytes(self, raw: bytes) -> None: ...
-
-
-class Node:
+class Node(Connected):
     """A node's life: `meet`, `train`, `leave`, inside one `with`."""
-
-    def __init__(
-        self, plan: Plan, workload: Assignment, place: Place, control: Control, lan: Lan | None = None
-    ) -> None:
-        """lan: where the others are, if they are on other machines; else `control` tells."""
-        config = plan.config
-        self._plan, self._place, self._control = plan, place, control
-        self._name = config.names[place.node]
-        self._seed = config.swarm.seed if lan is None else None  # of the sketch of x: off between machines
-        self.learner = workload.learner(place.node)
-        edges = plan.edges()
-        self._neighbors = neighbors(edges, place.node)
-        about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
-        self.machine = self._make(about)
-        enough = criteria(config, workload)
-        self._vigil = Vigil(enough) if enough else None
-        who = Who(place.node, self._name)
-        self._epoch = place.epoch
-        self._keeping = Keeping(
-            config, place.node, place.folder, about, lambda text: self.say({"note": text})
-        )
-        if lan is None and isinstance(self.machine, Rounds):
-            self._keeping.base = 0  # until it is told, all may have to go back to the first
-        self._held: Sequence[Effect] = ()  # what waits for a checkpoint
-        records = place.folder / "records" / f"{self._name}.jsonl"
-        shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
-        self.keeper: Keeper | Pulse
-        self._abroad: Abroad | None = None
-        if lan is None:
-            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat)
-            self.keeper = Keeper(place.node, place.beats, heartbeat)
-        else:
-            shapes = shapes._replace(chunk=CHUNK)
-            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat, lan.line(records))
-            self.keeper = Pulse(place.node, self.transport, heartbeat)
-            self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
-        self.recorder = Recorder(records, place.node, self._name)
-        self.rounds = 0
-        self.begun = self.ended = 0.0
-        self._stack = ExitStack()
-        self._adopted: Adopt | None = None
-        self._at: Tensor | None = None  # where the parameters are, if that is known without looking
-        self._has_word = _readable(control)
-        self.moved = False  # have the parameters changed since the last round?
-        self._left = False
-        self._told = (0, 0)
-        self._sent_before = 0  # bytes, by the process that this one goes on from
-        self._mix_s = self._wait_s = 0.0
-        self._flushed = 0.0
-        self._complained = 0.0
-        self._met_since = 0.0
-        self._anew = False  # do the others have to begin their rule anew with this node?
-        self._skipped_from: int | None = None  # the last round before those that were left out
-        if place.resume is not None:
-            self._resume(place.resume)
-
-    def _make(self, about: Mapping[str, object]) -> Machine:
-        rows, terms = self._plan.rows(self._place.node), self._plan.recipe.terms(self.learner.validate)
-        return Rounds(self._plan.recipe.rule, rows, self._neighbors, self._plan.rounds, about, terms)
-
-    def __enter__(self) -> Node:
-        with ExitStack() as stack:
-            stack.enter_context(self.recorder)
-            stack.enter_context(self.transport)
-            stack.enter_context(self.keeper)
-            self.transport.listen_to(self._control.fileno())
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.__exit__(*exception)  # type: ignore[arg-type]
-
-    @property
-    def now(self) -> float:
-        """Seconds since the run's start."""
-        return time.monotonic() - self._epoch
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes sent since the run's start."""
-        return self._sent_before + self.transport.sent_bytes
 
     # ------------------------------------------------------------------ life
 
@@ -253,6 +106,8 @@ class Node:
             for j in self.machine.missing():
                 self._handle(PeerDown(j, None, gone=True))
 
+    # ------------------------------------------------------------------ a round
+
     def _round(self, round: int) -> None:
         x = self._copy() if self._at is None else self._at
         self.keeper.at(round + 1, training=True)
@@ -263,6 +118,20 @@ class Node:
             before, self._skipped_from = rate(self._skipped_from), None
             phase = phase._replace(ratio=rate(round) / before if before else 1.0)
         self._exchange(x, phase, time.monotonic() - t0)
+
+    def _phase(self, round: int) -> Phase:
+        steps = self.learner.steps(round)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                phase: Phase = end.value
+                return phase
+            self.keeper.step()
+
+    def _wrong(self, phase: Phase) -> str | None:
+        """What is not finite after a local phase, or None."""
+        return wrong(phase, self.learner.vector)
 
     def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
         """Close the round whose local phase, from x [d] on, is done."""
@@ -342,104 +211,7 @@ class Node:
         self.say({"note": f"{text}, in round {at + 1}"})
         return at
 
-    def _phase(self, round: int) -> Phase:
-        steps = self.learner.steps(round)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                phase: Phase = end.value
-                return phase
-            self.keeper.step()
-
-    def _wrong(self, phase: Phase) -> str | None:
-        """What is not finite after a local phase, or None."""
-        return wrong(phase, self.learner.vector)
-
-    def _copy(self) -> Tensor:
-        return self.learner.vector.detach().clone()
-
-    # ------------------------------------------------------------------ the machine
-
-    def _handle(self, event: Event) -> None:
-        t0 = time.monotonic()
-        self._do(self.machine.handle(event, self.now))
-        self._mix_s += time.monotonic() - t0
-
-    def _do(self, effects: Sequence[Effect]) -> None:
-        for index, effect in enumerate(effects):
-            match effect:
-                case Send(peer, session, message):
-                    self.transport.send(peer, session, message)
-                case Adopt(round):
-                    self._adopted = effect
-                    if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
-                        self._held = effects[index + 1 :]
-                        return
-                case Shift(delta):
-                    self.learner.load(self._copy() + delta)
-                    self._at, self.moved = None, True
-                case Finished():
-                    self._left = True
-                case Note():
-                    self._note(effect)
-
-    def _note(self, note: Note) -> None:
-        if note.kind == "stale":
-            raise Stale(note.round + 1)
-        if note.kind == "late":
-            self._renew()
-            return
-        self.recorder.write(
-            note.kind, round=max(note.round, self.rounds), time=self.now, peer=note.peer, text=note.text
-        )
-        if self._abroad is not None:
-            self._abroad.note(note)
-        elif note.kind == "refused":
-            raise Refused(f"{self._name}: {self._plan.config.names[note.peer]}: {note.text}")
-
-    def _turn(self, timeout: float | None) -> None:
-        """Wait for something to happen, and let it."""
-        t0 = time.monotonic()
-        events = self.transport.poll(timeout)
-        self._wait_s += time.monotonic() - t0
-        for event in events:
-            if isinstance(event, Note):
-                self._note(event)
-            else:
-                self._handle(event)
-        self._listen()
-
-    def _listen(self) -> None:
-        """What has been told over the control line."""
-        while self._has_word():
-            try:
-                word = json.loads(self._control.recv_bytes())
-            except (EOFError, OSError):
-                raise Stopped("whoever started this node is gone") from None
-            if "stop" in word:
-                raise Stopped("told to stop")
-            if "addresses" in word:
-                addresses = {int(j): pair for j, pair in word["addresses"].items()}
-                self.keeper.follow({j: addresses[j][1] for j in self._neighbors if j in addresses})
-                for j in self._neighbors:
-                    if j > self._place.node and j in addresses:
-                        self.transport.dial(j, addresses[j][0])
-            if "base" in word and self._keeping.base is not None:
-                self._keeping.base = word["base"]
-            for j in word.get("gone", ()):
-                if j in self._neighbors:
-                    self._handle(PeerDown(j, None, gone=True))
-                    self.transport.forget(j)
-
     # ------------------------------------------------------------------ telling
-
-    def say(self, word: dict[str, object]) -> None:
-        """Tell whoever started this node, over the control line."""
-        try:
-            self._control.send_bytes(json.dumps(word).encode())
-        except OSError:
-            raise Stopped("whoever started this node is gone") from None
 
     def _complain(self) -> None:
         """Say once in a while for whom this node waits, and what their beats tell."""
@@ -479,20 +251,3 @@ class Node:
         if evaluated or time.monotonic() - self._flushed > FLUSH_EVERY:
             self._flushed = time.monotonic()
             self.recorder.flush()
-
-
-def layout(plan: Plan, x: Tensor) -> Layout:
-    """What a payload looks like on the wire, of parameters like x [d]."""
-    shapes = plan.recipe.packing.shapes(len(x))
-    types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
-    parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
-    return Layout(parts, tuple(shape.below for shape in shapes))
-
-
-def _readable(control: Control) -> Callable[[], bool]:
-    """Is there a word on the line? Its own `poll` makes a selector each time."""
-    if not (isinstance(control, Connection) and hasattr(select, "poll")):
-        return lambda: control.poll(0)
-    waiting = select.poll()
-    waiting.register(control.fileno(), select.POLLIN)
-    return lambda: bool(waiting.poll(0))

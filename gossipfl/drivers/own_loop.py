@@ -18,7 +18,8 @@ from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.stopping import Criteria, Vigil
 from gossipfl.drivers.abroad import EVERY, PARTING, Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
-from gossipfl.drivers.node import FLUSH_EVERY, Node, Place
+from gossipfl.drivers.node import FLUSH_EVERY, Node
+from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import finite
 from gossipfl.learning.own import OwnLearner, OwnWorkload, lower_is_better

@@ -34,8 +34,8 @@ from gossipfl.config import Config, load_config
 from gossipfl.drivers import checkpoint, room
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
-from gossipfl.drivers.node import Place
 from gossipfl.drivers.outcome import Outcome, summarize
+from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.drivers.resuming import require_same_data
 from gossipfl.errors import ConfigError, GossipError

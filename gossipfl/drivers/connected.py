@@ -1,0 +1,231 @@
+"""A node's machine, tied to its connections: what comes is handled, and what the machine wants is done.
+
+The training thread runs the machine itself and waits on the sockets only when it has nothing to compute. What
+a node needs to be told from outside comes over `control`: where the others are, who is gone, when to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Send, Shift
+from gossipfl.core.exchange.machine import Machine
+from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.stopping import Vigil
+from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
+from gossipfl.drivers.keeping import Keeping
+from gossipfl.drivers.place import Control, Place, Stale, Stopped
+from gossipfl.drivers.plan import Plan, neighbors
+from gossipfl.drivers.telling import criteria
+from gossipfl.errors import Refused
+from gossipfl.learning.workload import Assignment
+from gossipfl.records import Recorder
+from gossipfl.transport.keeper import Keeper
+from gossipfl.transport.pulse import Pulse
+from gossipfl.transport.wire import Layout, Who
+from gossipfl.transport.zeromq import ZeroMQ
+
+
+class Connected:
+    """What every node has, inside one `with`; `Node` makes a life of it."""
+
+    def __init__(
+        self, plan: Plan, workload: Assignment, place: Place, control: Control, lan: Lan | None = None
+    ) -> None:
+        """lan: where the others are, if they are on other machines; else `control` tells."""
+        config = plan.config
+        self._plan, self._place, self._control = plan, place, control
+        self._name = config.names[place.node]
+        self._seed = config.swarm.seed if lan is None else None  # of the sketch of x: off between machines
+        self.learner = workload.learner(place.node)
+        edges = plan.edges()
+        self._neighbors = neighbors(edges, place.node)
+        about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
+        self.machine = self._make(about)
+        enough = criteria(config, workload)
+        self._vigil = Vigil(enough) if enough else None
+        who = Who(place.node, self._name)
+        self._epoch = place.epoch
+        self._keeping = Keeping(
+            config, place.node, place.folder, about, lambda text: self.say({"note": text})
+        )
+        if lan is None and isinstance(self.machine, Rounds):
+            self._keeping.base = 0  # until it is told, all may have to go back to the first
+        self._held: Sequence[Effect] = ()  # what waits for a checkpoint
+        records = place.folder / "records" / f"{self._name}.jsonl"
+        shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
+        self.keeper: Keeper | Pulse
+        self._abroad: Abroad | None = None
+        if lan is None:
+            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat)
+            self.keeper = Keeper(place.node, place.beats, heartbeat)
+        else:
+            shapes = shapes._replace(chunk=CHUNK)
+            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat, lan.line(records))
+            self.keeper = Pulse(place.node, self.transport, heartbeat)
+            self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
+        self.recorder = Recorder(records, place.node, self._name)
+        self.rounds = 0
+        self.begun = self.ended = 0.0
+        self._stack = ExitStack()
+        self._adopted: Adopt | None = None
+        self._at: Tensor | None = None  # where the parameters are, if that is known without looking
+        self._has_word = _readable(control)
+        self.moved = False  # have the parameters changed since the last round?
+        self._left = False
+        self._told = (0, 0)
+        self._sent_before = 0  # bytes, by the process that this one goes on from
+        self._mix_s = self._wait_s = 0.0
+        self._flushed = 0.0
+        self._complained = 0.0
+        self._met_since = 0.0
+        self._anew = False  # do the others have to begin their rule anew with this node?
+        self._skipped_from: int | None = None  # the last round before those that were left out
+        if place.resume is not None:
+            self._resume(place.resume)
+
+    def _make(self, about: Mapping[str, object]) -> Machine:
+        rows, terms = self._plan.rows(self._place.node), self._plan.recipe.terms(self.learner.validate)
+        return Rounds(self._plan.recipe.rule, rows, self._neighbors, self._plan.rounds, about, terms)
+
+    @abstractmethod
+    def _resume(self, round: int) -> None:
+        """Go on from a checkpoint. Raises Unusable."""
+
+    @abstractmethod
+    def _renew(self) -> None:
+        """Let everyone begin the rule anew, in a round by which all can have heard of it."""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self.recorder)
+            stack.enter_context(self.transport)
+            stack.enter_context(self.keeper)
+            self.transport.listen_to(self._control.fileno())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.__exit__(*exception)  # type: ignore[arg-type]
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run's start."""
+        return time.monotonic() - self._epoch
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes sent since the run's start."""
+        return self._sent_before + self.transport.sent_bytes
+
+    def _copy(self) -> Tensor:
+        return self.learner.vector.detach().clone()
+
+    # ------------------------------------------------------------------ the machine
+
+    def _handle(self, event: Event) -> None:
+        t0 = time.monotonic()
+        self._do(self.machine.handle(event, self.now))
+        self._mix_s += time.monotonic() - t0
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        for index, effect in enumerate(effects):
+            match effect:
+                case Send(peer, session, message):
+                    self.transport.send(peer, session, message)
+                case Adopt(round):
+                    self._adopted = effect
+                    if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
+                        self._held = effects[index + 1 :]
+                        return
+                case Shift(delta):
+                    self.learner.load(self._copy() + delta)
+                    self._at, self.moved = None, True
+                case Finished():
+                    self._left = True
+                case Note():
+                    self._note(effect)
+
+    def _note(self, note: Note) -> None:
+        if note.kind == "stale":
+            raise Stale(note.round + 1)
+        if note.kind == "late":
+            self._renew()
+            return
+        self.recorder.write(
+            note.kind, round=max(note.round, self.rounds), time=self.now, peer=note.peer, text=note.text
+        )
+        if self._abroad is not None:
+            self._abroad.note(note)
+        elif note.kind == "refused":
+            raise Refused(f"{self._name}: {self._plan.config.names[note.peer]}: {note.text}")
+
+    def _turn(self, timeout: float | None) -> None:
+        """Wait for something to happen, and let it."""
+        t0 = time.monotonic()
+        events = self.transport.poll(timeout)
+        self._wait_s += time.monotonic() - t0
+        for event in events:
+            if isinstance(event, Note):
+                self._note(event)
+            else:
+                self._handle(event)
+        self._listen()
+
+    # ------------------------------------------------------------------ the control line
+
+    def _listen(self) -> None:
+        """What has been told over the control line."""
+        while self._has_word():
+            try:
+                word = json.loads(self._control.recv_bytes())
+            except (EOFError, OSError):
+                raise Stopped("whoever started this node is gone") from None
+            if "stop" in word:
+                raise Stopped("told to stop")
+            if "addresses" in word:
+                addresses = {int(j): pair for j, pair in word["addresses"].items()}
+                self.keeper.follow({j: addresses[j][1] for j in self._neighbors if j in addresses})
+                for j in self._neighbors:
+                    if j > self._place.node and j in addresses:
+                        self.transport.dial(j, addresses[j][0])
+            if "base" in word and self._keeping.base is not None:
+                self._keeping.base = word["base"]
+            for j in word.get("gone", ()):
+                if j in self._neighbors:
+                    self._handle(PeerDown(j, None, gone=True))
+                    self.transport.forget(j)
+
+    def say(self, word: dict[str, object]) -> None:
+        """Tell whoever started this node, over the control line."""
+        try:
+            self._control.send_bytes(json.dumps(word).encode())
+        except OSError:
+            raise Stopped("whoever started this node is gone") from None
+
+
+def layout(plan: Plan, x: Tensor) -> Layout:
+    """What a payload looks like on the wire, of parameters like x [d]."""
+    shapes = plan.recipe.packing.shapes(len(x))
+    types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
+    parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
+    return Layout(parts, tuple(shape.below for shape in shapes))
+
+
+def _readable(control: Control) -> Callable[[], bool]:
+    """Is there a word on the line? Its own `poll` makes a selector each time."""
+    if not (isinstance(control, Connection) and hasattr(select, "poll")):
+        return lambda: control.poll(0)
+    waiting = select.poll()
+    waiting.register(control.fileno(), select.POLLIN)
+    return lambda: bool(waiting.poll(0))

@@ -1,0 +1,40 @@
+"""Where a node stands, who tells it things, and how its life may be cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+class Stopped(Exception):
+    """The node was told to stop."""
+
+
+class Stale(Exception):
+    """The checkpoint that the node goes on from is older than what its peers know; they are in `round`."""
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+        super().__init__(round)
+
+
+class Place(NamedTuple):
+    """Where a node stands: its index, the run's folder, where it binds, and the start of the run's clock."""
+
+    node: int
+    folder: Path
+    scratch: Path  # takes what does not fit into the run's folder
+    listen: str
+    beats: str
+    epoch: float  # time.monotonic() of the start
+    resume: int | None = None  # the round of the checkpoint in `folder` that it goes on from
+    lost: str = ""  # why it has no part in this run any more: it was lost before the run was stopped
+
+
+class Control(Protocol):
+    """A node's line to whoever started it: a `multiprocessing` Connection, or what stands in for one."""
+
+    def fileno(self) -> int: ...
+    def poll(self, timeout: float) -> bool: ...
+    def recv_bytes(self) -> bytes: ...
+    def send_bytes(self, raw: bytes) -> None: ...
