@@ -109,7 +109,7 @@ def test_cut_lines_lose_no_mass_of_push_sum(graph: str) -> None:
         world = World(graph, seed, sums.push_sum(), "column-stochastic", cuts=seed % 12)
         total = float(sum(world.x))
         world.run()
-        states = [machine._state for machine in world.machines]
+        states = [machine.work.state for machine in world.machines]
         mass = sum(float(state[1]) for state in states)
         assert mass == pytest.approx(len(states), abs=1e-12), f"{graph}, seed {seed}"
         assert sum(float(state[0]) for state in states) == pytest.approx(total, abs=1e-12), f"seed {seed}"
@@ -133,7 +133,7 @@ def test_without_cuts_the_result_does_not_depend_on_the_order_of_anything() -> N
         world = World("lopsided", seed, sums.push_sum(), "column-stochastic", cuts=0)
         for i, machine in enumerate(world.machines):  # the same start whatever the die drew
             world.x[i] = torch.tensor([float(i)], dtype=torch.float64)
-            machine._state = (world.x[i], machine._state[1])
+            machine.work.state = (world.x[i], machine.work.state[1])
         world.run()
         ends.append(torch.cat(world.x))
 
@@ -156,6 +156,6 @@ def test_each_part_of_the_protocol_is_needed(broken: str, monkeypatch: pytest.Mo
         except (AssertionError, KeyError):
             lost += 1
             continue
-        lost += abs(sum(float(m._state[1]) for m in world.machines) - len(world.machines)) > 1e-9
+        lost += abs(sum(float(m.work.state[1]) for m in world.machines) - len(world.machines)) > 1e-9
 
     assert lost

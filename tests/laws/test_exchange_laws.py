@@ -152,7 +152,7 @@ def test_copies_by_link_survive_cut_lines_and_copies_in_a_sum_do_not(graph: str)
         assert float(torch.cat(world.x).std()) < 1e-4, f"{graph}, seed {seed}"
         machines = world.machines
         for i, j in world.edges:
-            (one, other), (theirs, mine) = machines[i]._state, machines[j]._state
+            (one, other), (theirs, mine) = machines[i].work.state, machines[j].work.state
             here = sorted(machines[i].edges).index(j)
             there = sorted(machines[j].edges).index(i)
             assert float(one[here]) == pytest.approx(float(mine[there]), abs=1e-14)
@@ -176,7 +176,7 @@ def test_without_cuts_the_result_does_not_depend_on_the_order_of_anything(graph:
         world.x = [torch.tensor([float(i)], dtype=torch.float64) for i in range(len(world.machines))]
         world.sum = float(sum(world.x))
         for i, m in enumerate(world.machines):  # the same start whatever the die drew
-            m._x = world.x[i]
+            m.work.x = world.x[i]
         world.run()
         ends.append(torch.cat(world.x))
     assert all(torch.equal(ends[0], end) for end in ends)

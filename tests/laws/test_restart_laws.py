@@ -144,7 +144,7 @@ class World(Lines):
 
     def key(self, i: int, j: int, round: int) -> Key:
         machine = self.machines[i]
-        mine, theirs = machine._inc, machine.edges[j].peer_inc or 0
+        mine, theirs = machine.inc, machine.edges[j].peer_inc or 0
         return (i, j, mine, theirs, round) if i < j else (j, i, theirs, mine, round)
 
     def count(self, i: int, j: int, round: int) -> None:
@@ -244,9 +244,9 @@ class World(Lines):
     def check(self) -> None:
         waiting = {i: m.silent() for i, m in enumerate(self.machines) if i not in self.left}
         assert self.left == set(range(len(self.machines))), f"still there: {waiting}"
-        begun = max(m._resets.last for m in self.machines)  # what is older is left out where it came late
+        begun = max(m.resets.last for m in self.machines)  # what is older is left out where it came late
         for (i, j, mine, theirs, round), ends in self.counted.items():
-            if ends and round >= begun and (self.machines[i]._inc, self.machines[j]._inc) == (mine, theirs):
+            if ends and round >= begun and (self.machines[i].inc, self.machines[j].inc) == (mine, theirs):
                 assert sorted(ends) == [i, j], f"edge {i}-{j} counts in round {round} only at {ends}"
         if not self.incs and not self.rule.keeps:
             assert float(sum(self.x)) == pytest.approx(self.sum, abs=1e-12)

@@ -1,0 +1,99 @@
+"""A rule at work at one node: its state, its payload of the round, and what it makes of what a round
+brings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gossipfl.core.aggregate import Row
+from gossipfl.core.events import Adopt
+from gossipfl.core.exchange.edge import Flow
+from gossipfl.core.exchange.intake import Intake, Own, Terms, inbox, inbox_by_link, links, own
+from gossipfl.core.messages import Vectors
+from gossipfl.core.rules.base import Rule, State, Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class Work:
+    """What one node has of its rule."""
+
+    def __init__(self, rule: Rule, row: Callable[[int], Row], terms: Terms) -> None:
+        self.rule, self.terms = rule, terms
+        self.state: State = ()
+        self.own = Own()
+        self.x: Tensor | None = None  # [d] before and after the local phase of the round
+        self.after: Tensor | None = None
+        self._row = row
+        self._turn = Turn(0, 1.0)
+        self._last: tuple[State, Intake] = ((), Intake(Row(0, ()), {}))  # what the last round was made of
+
+    def link(self, x: Tensor) -> None:
+        """The edges, for a rule that has a payload for each."""
+        if self.rule.per_link:
+            self._turn = self._turn._replace(links=links(self._row(0), self.terms.nodes, x))
+
+    def begin(self, x: Tensor, round: int) -> None:
+        """The state at the start, and where all begin anew."""
+        self.state = self.rule.init(x, self._turn._replace(round=round, ratio=1.0))
+
+    def emit(self, x: Tensor, after: Tensor, round: int, ratio: float) -> bool:
+        """Make the own payload. Is there one?"""
+        self.turn(round, ratio)
+        self.own = own(self.rule.emit(self.state, x, after, self._turn), self.terms.packing)
+        return bool(self.own.payload)
+
+    def turn(self, round: int, ratio: float) -> None:
+        """`ratio`: of the learning rates of this local phase and the one before."""
+        self._turn = Turn(round, ratio, self._turn.links)
+
+    def outgoing(self, row: Row, peer: int) -> Vectors:
+        """What travels to a neighbour: the payload, or its line of a per-link one."""
+        if not self.rule.per_link:
+            return self.own.coded
+        line = row.neighbors.index(peer)
+        return tuple(z[line] for z in self.own.coded)
+
+    # ------------------------------------------------------------------ the end of a round
+
+    def decoded(self, coded: Vectors) -> Vectors:
+        return self.terms.packing.unpack(coded, self.own.payload)
+
+    def late(self, flow: Flow) -> Flow:
+        """A flow of an earlier round, decoded, with its weight."""
+        weight = self._row(flow.round).weight(flow.peer) if flow.weight is None else flow.weight
+        mine = None if flow.mine is None else self.decoded(flow.mine)
+        return Flow(flow.peer, flow.round, self.decoded(flow.theirs), mine, weight)
+
+    def absorb(self, intake: Intake) -> Adopt:
+        """Close the round with what counts in it."""
+        self._last = (self.state, intake)
+        adopt, self.state = self._absorb()
+        return adopt
+
+    def again(self, late: list[Flow]) -> Tensor:
+        """The last round once more, with what has come too late for it: what that adds to x [d]."""
+        state, intake = self._last
+        before, _ = self._absorb()
+        self._last = (state, intake._replace(late=(*intake.late, *late)))
+        after, self.state = self._absorb()
+        return after.x - before.x
+
+    def let_go(self) -> None:
+        """The last round will not be asked for again: let go of what was received."""
+        self._last = ((), Intake(Row(0, ()), {}))
+
+    def _absorb(self) -> tuple[Adopt, State]:
+        """What comes of the last round's intake."""
+        assert self.x is not None and self.after is not None
+        state, intake = self._last
+        per_link = self.rule.per_link
+        box = inbox_by_link(self.own, intake) if per_link else inbox(self.terms, self.own, intake)
+        x, state = self.rule.absorb(state, self.x, self.after, box, self._turn)
+        given, got = self.own.payload, box.mixed
+        if self.rule.sends and (per_link or self.rule.sends[0].kind != "vector"):
+            given, got = (self.after,), (x,)
+        return Adopt(self._turn.round, x, given, got, tuple(sorted(intake.arrived))), state
