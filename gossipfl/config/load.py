@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gossipfl.config import fault
 from gossipfl.config.lan import as_table, redacted
 from gossipfl.config.model import Config
 from gossipfl.config.named import fill_in
@@ -23,14 +24,16 @@ Overrides = Mapping[str, object] | Iterable[str] | None
 _BAD = object()
 
 
-def load_config(source: Source = None, overrides: Overrides = None) -> Config:
+def load_config(
+    source: Source = None, overrides: Overrides = None, script: str | os.PathLike[str] | None = None
+) -> Config:
     """A validated Config of a TOML file, a mapping of sections, another Config, or nothing (the defaults).
 
     `overrides` win: a mapping of dotted keys (`{"train.lr": 0.05}`) or of sections, or an iterable of
-    `KEY=VALUE` texts as `--set` takes them. Raises ConfigError with every mistake that is found, each under
-    its dotted key.
+    `KEY=VALUE` texts as `--set` takes them. `script`: a file of `[[fault]]` tables, which come after those of
+    the source. Raises ConfigError with every mistake that is found, each under its dotted key.
     """
-    if isinstance(source, Config) and not overrides:
+    if isinstance(source, Config) and not overrides and script is None:
         return source
     problems: list[Problem] = []
     data = _read(source, problems)
@@ -38,6 +41,10 @@ def load_config(source: Source = None, overrides: Overrides = None) -> Config:
     data = data or {}
     if "node" in data:
         data["node"] = as_table(data["node"])
+    if script is not None:
+        _add_script(data, script, problems)
+    if "fault" in data:
+        data["fault"] = fault.as_table(data["fault"])
     settings = _settings(overrides, problems)
     if any(_chooses_preset(key, value) for key, value in settings) and isinstance(
         table := data.get("network"), dict
@@ -94,6 +101,20 @@ def _read(source: Source, problems: list[Problem]) -> dict[str, object] | None:
     else:
         return {key: plain for key, v in found.items() if (plain := _plain(v, key, problems)) is not _BAD}
     return None
+
+
+def _add_script(data: dict[str, object], script: str | os.PathLike[str], problems: list[Problem]) -> None:
+    """Put the faults of a script behind those that are there."""
+    found = _read(os.fspath(script), problems)
+    if found is None:
+        return
+    problems += [
+        Problem(f"{os.fspath(script)}: {key}", "is no part of a fault script", "[[fault]] tables alone")
+        for key in found
+        if key != "fault"
+    ]
+    here, there = fault.as_list(data.get("fault", [])), fault.as_list(found.get("fault", []))
+    data["fault"] = [*here, *there] if isinstance(here, list) and isinstance(there, list) else there
 
 
 def _syntax(path: str, text: str, message: str) -> Problem:
@@ -210,7 +231,7 @@ def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, l
         _drop(data, list(wrong.values()))
         config = Config.model_validate(data)
     bad = {problem.key for problem in problems}
-    bad |= {"node" for key in bad if key.startswith("node.")}
+    bad |= {key.partition(".")[0] for key in bad if key.startswith(("node.", "fault."))}
     if combinations:
         problems += [problem for keys, problem in combination_problems(config) if not keys & bad]
     return config, problems
@@ -221,7 +242,7 @@ def _drop(data: dict[str, object], problems: list[Problem]) -> None:
     for key in {problem.key for problem in problems}:
         section, _, rest = key.partition(".")
         table = data.get(section)
-        if rest and isinstance(table, dict) and section != "node":
+        if rest and isinstance(table, dict) and section not in ("node", "fault"):
             table.pop(rest, None)
         else:
             data.pop(section, None)

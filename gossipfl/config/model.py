@@ -8,6 +8,9 @@ from functools import lru_cache
 
 from pydantic import Field
 
+from gossipfl.config.fault import MOST as MOST_FAULTS
+from gossipfl.config.fault import Faults
+from gossipfl.config.fault import table as fault_table
 from gossipfl.config.lan import MOST, Peers, Security, place
 from gossipfl.config.network import Network
 from gossipfl.config.sections import (
@@ -48,6 +51,11 @@ class Config(Section):
     node: Peers = Field(
         (), max_length=MOST, description="The machines of a LAN, one table each, in the order of the graph."
     )
+    fault: Faults = Field(
+        (),
+        max_length=MOST_FAULTS,
+        description="Disasters that are to happen, one table each (a fault script).",
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,24 +73,33 @@ class Config(Section):
     def to_dict(self) -> dict[str, dict[str, object]]:
         """All keys resolved: section -> key -> value, a section's extra keys after its own. A copy.
 
-        `[[node]]` is a section too, name -> table, and only there if there are any.
+        `[[node]]` is a section too, name -> table, and so is `[[fault]]`, number -> table; only there if
+        there are any.
         """
-        found = self.model_dump(mode="python", exclude={"node"})
+        found = self.model_dump(mode="python", exclude={"node", "fault"})
         if self.node:
             found["node"] = {peer.name: peer.model_dump(exclude={"name"}) for peer in self.node}
+        if self.fault:
+            found["fault"] = {str(k): fault_table(fault) for k, fault in enumerate(self.fault, start=1)}
         return found
 
     def to_toml(self) -> str:
         """All keys resolved, as a document that `load_config` reads back to an equal Config."""
         tables = self.to_dict()
         tables.pop("node", None)
-        return toml_document(tables, node=[peer.model_dump() for peer in self.node])
+        tables.pop("fault", None)
+        arrays = {
+            "node": [peer.model_dump() for peer in self.node],
+            "fault": list(map(fault_table, self.fault)),
+        }
+        return toml_document(tables, **arrays)
 
     def comparable(self) -> dict[str, object]:
         """What peers must agree on: dotted key -> value, without the keys that are a machine's own; each
         `[[node]]` is one text under its index."""
         tables = self.to_dict()
         tables.pop("node", None)
+        tables.pop("fault", None)
         found: dict[str, object] = {
             f"{section}.{key}": list(value) if isinstance(value, tuple) else value
             for section, table in tables.items()

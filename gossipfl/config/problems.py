@@ -9,6 +9,7 @@ from typing import Literal, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from gossipfl.config.fault_problems import fault_problems, script_problems
 from gossipfl.config.lan import redacted
 from gossipfl.config.lan_problems import lan_problems, node_problems, secrets_shown
 from gossipfl.config.model import OPEN, SECTIONS, Config
@@ -134,6 +135,8 @@ def key_problems(data: dict[str, object]) -> Iterator[Problem]:
         elif name == "node":
             swarm = data.get("swarm")
             yield from node_problems(table, swarm.get("nodes") if isinstance(swarm, dict) else None)
+        elif name == "fault":
+            yield from fault_problems(table)
         elif not isinstance(table, dict):
             hint = f"write {name}.KEY = ..." if name != "task" else "to choose the task, set train.task"
             yield Problem(name, f"cannot be {shown(table)}", f"it is a table; {hint}")
@@ -194,6 +197,7 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         right = "a JSON file with a list of lists of sample indices, one a node"
         yield involved, Problem("data.file", 'is empty while data.partition is "file"', right)
     yield from lan_problems(config)
+    yield from script_problems(config)
     yield from _optimizer_problems(config)
 
 
