@@ -289,10 +289,17 @@ def _taken(path: Path) -> NDArray[np.floating]:
 def _check(config: Config, engine: str) -> tuple[str, ...]:
     """Mistakes of graph and rule are told before anything starts (no torch is needed for that); the notes."""
     from gossipfl.core.asynchronous import check_engine
+    from gossipfl.drivers import script
     from gossipfl.drivers.plan import needs_sizes, plan
 
     check_engine(config.algorithm.exchange, config.algorithm.replay, engine)
-    return () if needs_sizes(config) else plan(config).recipe.notes
+    script.check_engine(config, engine)
+    if needs_sizes(config):
+        return ()
+    made = plan(config)
+    if config.fault:
+        script.acts(config, made.edges())
+    return made.recipe.notes
 
 
 def _list(value: object) -> list[list[object]]:

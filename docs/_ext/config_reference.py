@@ -7,6 +7,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from gossipfl.config.fault import Fault
 from gossipfl.config.lan import Peer
 from gossipfl.config.model import LOCAL_KEYS, SECTIONS, Config
 from gossipfl.config.problems import expected
@@ -27,11 +28,12 @@ def markdown() -> str:
     lines, defaults = [], Config().to_dict()
     for name, field in Config.model_fields.items():
         lines += [f"## [{name}]", "", str(field.description), ""]
-        if name == "node":
-            lines[-4] = "## [[node]]"
+        if name in ("node", "fault"):
+            lines[-4] = f"## [[{name}]]"
             lines += ["| key | what it is | what it can be |", "|---|---|---|"]
-            for key, about in Peer.model_fields.items():
-                mark = " (L)" if about.json_schema_extra else ""
+            kind = Peer if name == "node" else Fault
+            for field_name, about in kind.model_fields.items():
+                key, mark = about.alias or field_name, " (L)" if about.json_schema_extra else ""
                 lines.append(
                     f"| `{key}`{mark} | {_cell(str(about.description))} | {_cell(expected(about))} |"
                 )

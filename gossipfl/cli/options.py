@@ -32,12 +32,20 @@ class Common:
     save_models: bool
     json: bool
     quiet: bool
+    script: str | None = None  # a file of faults
 
     def load(self) -> Config:
         """The config, validated; raises ConfigError with every mistake."""
         from gossipfl.config import load_config
 
-        return load_config(self.source, self.settings)
+        return load_config(self.source, self.settings, self.script)
+
+
+fault_option = click.option(
+    "--fault",
+    metavar="FILE",
+    help="A fault script: [[fault]] tables, which come after those of CONFIG.",
+)
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:

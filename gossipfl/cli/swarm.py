@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gossipfl.cli.options import Common, common_options
+from gossipfl.cli.options import Common, common_options, fault_option
 
 if TYPE_CHECKING:
     from gossipfl.api import Result
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train with real processes on this machine.")
 @common_options
+@fault_option
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Go on with the run in this folder, from its newest checkpoints.",
 )
-def swarm(common: Common, resume: Path | None) -> None:
+def swarm(common: Common, resume: Path | None, fault: str | None) -> None:
     """Train with real processes on this machine: one a node, talking over ZeroMQ, nobody in charge.
 
     With no CONFIG: 8 nodes on a ring learn handwritten digits. The run leaves config.toml, metrics.jsonl,
@@ -34,6 +36,7 @@ def swarm(common: Common, resume: Path | None) -> None:
       gossipfl swarm
       gossipfl swarm --nodes 16 --topology torus:4x4 --set train.lr=0.05
       gossipfl swarm swarm.toml --out runs/first --set swarm.checkpoint_every=20
+      gossipfl swarm --nodes 4 --fault script.toml
       gossipfl swarm --resume runs/first
       gossipfl swarm --resume runs/first --set swarm.rounds=500
     """
@@ -44,4 +47,4 @@ def swarm(common: Common, resume: Path | None) -> None:
 
         return api.swarm(config, out=out, save_models=common.save_models, resume=resume, watch=watch)
 
-    run(common, start, resume)
+    run(replace(common, script=fault), start, resume)

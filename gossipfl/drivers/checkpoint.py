@@ -49,7 +49,7 @@ _FREE: Final = frozenset(
         "data.path",
     }
 )
-_FREE_SECTIONS: Final = frozenset({"stop", "network", "security", "node"})
+_FREE_SECTIONS: Final = frozenset({"stop", "network", "security", "node", "fault"})
 _BOUND_OF_WIRE: Final = frozenset({"wire.codec", "wire.dtype"})
 
 Tree = Any

@@ -15,6 +15,7 @@ from gossipfl.drivers.abroad import EVERY, PARTING
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
+from gossipfl.drivers.place import REJOIN
 from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
@@ -24,8 +25,6 @@ from gossipfl.learning.training import Phase
 FLUSH_EVERY: Final = 0.1
 #: Heartbeats without a word from a neighbour until the node says for whom it waits.
 PATIENCE: Final = 5.0
-#: Seconds that a node that comes back waits for all its neighbours; then one of them is enough.
-REJOIN: Final = 3.0
 
 
 class Node(Connected):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+#: Seconds that a node that comes back waits for all its neighbours; then one of them is enough.
+REJOIN: Final = 3.0
 
 
 class Stopped(Exception):

@@ -6,14 +6,17 @@ only time is pretended (`drivers.network`). Asynchronous exchanges have an engin
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gossipfl import draw
 from gossipfl.core.events import (
     Adopt,
     Begin,
@@ -22,25 +25,43 @@ from gossipfl.core.events import (
     Finished,
     Halt,
     Note,
+    Renew,
     Send,
     Shift,
     Stepped,
 )
 from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.exchange.standing import Tree, anew, to_tree
 from gossipfl.core.stopping import Vigil
-from gossipfl.drivers import replay, virtual_asynchronous
+from gossipfl.draw import Purpose
+from gossipfl.drivers import keeping, replay, virtual_asynchronous
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors_of_all
 from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
-from gossipfl.drivers.world import Traveller, Watch, World
+from gossipfl.drivers.travels import Travels
+from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
+from gossipfl.learning import optimizers
 from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Workload
 
 #: Objects made until Python looks for cycles among them: what is under way are many, and makes none. (With
 #: Python's own 700 a third of the time goes into looking.)
 SELDOM: Final = 200_000
+
+
+#: What the draw of an incarnation is for, the first key after the purpose.
+_INCARNATION: Final = 31
+
+
+class _Saved(NamedTuple):
+    """A checkpoint, as a node of this engine keeps it."""
+
+    round: int
+    machine: Tree
+    learner: Tree
+    vigil: list[object] | None
 
 
 @dataclass(slots=True)
@@ -55,9 +76,14 @@ class _Node(Traveller):
     stepped_at: float = 0.0
     train_s: float = 0.0
     rounds: int = 0
+    saved: _Saved | None = None
+    stale: int | None = None  # the round of its neighbours, who remember more of it than it does itself
+    anew: bool = False  # do the others have to begin their rule anew with it?
+    skipped_from: int | None = None  # the last round before those that were left out
+    lives: int = 0  # times that it has begun again
 
 
-class Simulation(World):
+class Simulation(Travels):
     """One run of the event engine."""
 
     def __init__(self, plan: Plan, workload: Workload, watch: Watch) -> None:
@@ -65,18 +91,25 @@ class Simulation(World):
         self._diverged: tuple[int, int, str] | None = None
         self._end = 0.0  # when the last round so far was over
         model = [("x", (workload.d,), plan.config.train.dtype)]
-        about = plan.about(tuple(model), workload.data_hash)
+        self._about: Mapping[str, object] = plan.about(tuple(model), workload.data_hash)
         self._criteria = criteria(plan.config, workload)
-        self._gathering = Gathering(workload, plan.n)
-        near = neighbors_of_all(plan.edges(), plan.n)
-        self._nodes = [self._node(i, near[i], workload.learner(i), about) for i in range(plan.n)]
+        self._workload, self._gathering = workload, Gathering(workload, plan.n)
+        self._near = neighbors_of_all(plan.edges(), plan.n)
+        self._nodes = [self._node(i) for i in range(plan.n)]
         self.travellers = self._nodes
+        restarts = any(fault.kind in ("kill", "restart") for fault in plan.config.fault)
+        self._every = plan.config.swarm.checkpoint_every if restarts else 0
 
-    def _node(self, i: int, near: tuple[int, ...], learner: Learner, about: Mapping[str, object]) -> _Node:
-        plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
-        machine = Rounds(plan.recipe.rule, plan.rows(i), near, plan.rounds, about, terms)
+    def _node(self, i: int) -> _Node:
+        learner = self._workload.learner(i)
         vigil = Vigil(self._criteria) if self._criteria else None
-        return _Node(machine=machine, learner=learner, vigil=vigil, x=learner.vector.clone())
+        return _Node(
+            machine=self._machine(i, learner), learner=learner, vigil=vigil, x=learner.vector.clone()
+        )
+
+    def _machine(self, i: int, learner: Learner) -> Rounds:
+        plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
+        return Rounds(plan.recipe.rule, plan.rows(i), self._near[i], plan.rounds, self._about, terms)
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
@@ -85,12 +118,13 @@ class Simulation(World):
         while self.going and self.anybody_missing():
             begun = self.pop()
         self._end = begun
-        self.begin_absences(begun)
+        self.begin(begun)
         for i, node in enumerate(self._nodes):
             self._apply(i, node.machine.handle(Begin(node.x), begun), begun)
             self._train(i, begun)
-        while self.going and self._diverged is None:
-            self.pop()
+        now = begun
+        while self._diverged is None and (self.going or self.last_hope(now)):
+            now = self.pop()
         unmade = [i for i, n in enumerate(self._nodes) if n.rounds < n.machine.rounds]
         stuck = next((i for i in unmade if not self._nodes[i].lost), None)
         if self._diverged is None and stuck is not None:
@@ -122,12 +156,15 @@ class Simulation(World):
         effects = found.machine.handle(event, now)
         if effects:
             self._apply(node, effects, now)
+        if found.meeting:
+            self.meet(node, now)
 
     def _train(self, i: int, now: float) -> None:
         """Start the local phase of node i's round."""
         node = self._nodes[i]
         steps = max(1, self.plan.config.algorithm.local_steps)
-        node.train_s = self.network.compute(i, node.rounds, steps) + self.network.hiccup(i, node.rounds)
+        seconds = self.network.compute(i, node.rounds, steps) + self.network.hiccup(i, node.rounds)
+        node.train_s = self.seconds(i, seconds)
         self.step(i, now, node.train_s)
 
     def ended(self, node: int, now: float) -> None:
@@ -140,8 +177,12 @@ class Simulation(World):
             found.learner.load(x)
             self._diverged = (node, found.rounds + 1, what)
             return
-        found.stepped_at = now
-        self._apply(node, found.machine.handle(Stepped(x, after, found.phase.ratio), now), now)
+        found.stepped_at, ratio = now, found.phase.ratio
+        if found.skipped_from is not None:  # rounds have been left out: the learning rate moved more
+            rate = optimizers.rate(self.plan.config.train, self.plan.rounds)
+            before, found.skipped_from = rate(found.skipped_from), None
+            ratio = rate(found.rounds) / before if before else 1.0
+        self._apply(node, found.machine.handle(Stepped(x, after, ratio), now), now)
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
         for effect in effects:
@@ -156,11 +197,18 @@ class Simulation(World):
                 case Note():
                     self._note(i, effect, now)
                 case Finished():
-                    self.finished(i)
+                    self.finished(i, now)
 
     def _note(self, i: int, note: Note, now: float) -> None:
-        known = ("skip", "correction", "rejected", "refused", "peer_down")
-        if note.kind in known or (note.kind == "peer_up" and self.absences.any and now > self.begun):
+        if note.kind == "late":
+            self._renew(i, now)
+            return
+        if note.kind == "stale":
+            self._nodes[i].stale = note.round + 1
+            self.put(now, i, partial(self._come_back, i))
+            return
+        known = ("skip", "correction", "rejected", "refused", "peer_down", "reset")
+        if note.kind in known or (note.kind == "peer_up" and self.faulty and now > self.begun):
             self._tell(
                 i, note.kind, note.round + 1 or self._nodes[i].rounds, now, peer=note.peer, text=note.text
             )
@@ -194,10 +242,77 @@ class Simulation(World):
             self._tell(i, "eval", node.rounds, now, **values, **together)
         if node.vigil is not None and node.vigil.enough(now - self.begun, values):
             self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, node.rounds)), now), now)
-        if node.rounds < node.machine.rounds:
+        if node.machine.round > node.rounds:  # its neighbours went on while it was away
+            node.skipped_from, node.rounds = node.rounds - 1, node.machine.round
+        if (
+            self._every
+            and node.rounds // self._every > (node.saved.round if node.saved else 0) // self._every
+        ):
+            self._save(i)
+        self.made(i, node.rounds, now)
+        self._next(i, now)
+
+    def _next(self, i: int, now: float) -> None:
+        if self._nodes[i].rounds < self._nodes[i].machine.rounds:
             self._train(i, now)
         else:
             self.parting(i, now)
+
+    # ------------------------------------------------------------------ dying and coming back
+
+    def complete(self, node: int) -> bool:
+        return self._nodes[node].rounds >= self._nodes[node].machine.rounds
+
+    def _save(self, i: int) -> None:
+        node = self._nodes[i]
+        if self.complete(i):
+            return
+        vigil = None if node.vigil is None else node.vigil.kept()
+        trees = copy.deepcopy((to_tree(node.machine.standing()), node.learner.kept(), vigil))
+        node.saved = _Saved(node.rounds, *trees)
+
+    def reborn(self, node: int, now: float) -> None:
+        found = self._nodes[node]
+        found.skipped_from, found.lives = None, found.lives + 1
+        inc = draw.seed64(self.plan.config.swarm.seed, Purpose.NETWORK, _INCARNATION, node, found.lives) >> 3
+        if found.stale is not None:  # with its model, and nothing else
+            found.rounds = min(max(found.rounds, found.stale), self.plan.rounds)
+            found.machine = self._machine(node, found.learner)
+            found.machine.resume(anew(found.rounds, inc))
+            found.stale, found.anew = None, True
+            return
+        fresh = self._node(node)
+        found.machine, found.learner, found.vigil = fresh.machine, fresh.learner, fresh.vigil
+        if found.saved is None:
+            found.rounds, found.anew = 0, True
+            found.machine.resume(anew(0, inc))
+            return
+        saved = copy.deepcopy(found.saved)
+        found.rounds = saved.round
+        found.learner.restore(saved.learner)
+        if found.vigil is not None and saved.vigil is not None:
+            found.vigil.restore(saved.vigil)
+        found.anew = keeping.resume(found.machine, saved.machine, self.plan.config, self.plan.rounds)
+
+    def started(self, node: int, now: float) -> None:
+        found = self._nodes[node]
+        found.x = found.learner.vector.clone()
+        self._apply(node, found.machine.handle(Begin(found.x), now), now)
+        if found.anew and self.plan.recipe.rule.keeps:
+            self._renew(node, now)
+        self._next(node, now)
+
+    def _come_back(self, i: int, now: float) -> None:
+        """What a node has begun again from is older than what its neighbours remember."""
+        if self._nodes[i].stale is not None and not self._nodes[i].away:
+            self.begin_again(i, now)
+
+    def _renew(self, i: int, now: float) -> None:
+        """Let everyone begin the rule anew, in a round by which all can have heard of it."""
+        machine = self._nodes[i].machine
+        self._apply(i, machine.handle(Renew(self.plan.end_of(i, machine.round + 1)), now), now)
+
+    # ------------------------------------------------------------------ telling
 
     def tell(self, node: int, kind: str, now: float, **fields: object) -> None:
         self._tell(node, kind, self._nodes[node].rounds, now, **fields)

@@ -5,22 +5,37 @@ A node that is in an optimiser step handles what has arrived when the step is ov
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from gossipfl.core.events import Effect, Event, Finished, Halt, Note, Send, Tick
+from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria, due, eval_fields, wrong
+from gossipfl.drivers.travels import Travels
 from gossipfl.drivers.walk import Walk
-from gossipfl.drivers.world import Traveller, Watch, World
+from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Workload
+
+
+class _Saved(NamedTuple):
+    """A checkpoint, as a node of this engine keeps it."""
+
+    phases: int
+    steps: int
+    machine: Tree
+    learner: Tree
+    vigil: list[object] | None
 
 
 @dataclass(slots=True)
@@ -33,6 +48,7 @@ class _Node(Traveller):
     told_at: float = 0.0
     tick: float = -1.0  # the last one that was put
     end: float = 0.0
+    saved: _Saved | None = None
 
     @property
     def stepping(self) -> bool:
@@ -40,24 +56,24 @@ class _Node(Traveller):
         return self.due is not None or self.rest is not None
 
 
-class Simulation(World):
+class Simulation(Travels):
     """One run."""
 
     def __init__(self, plan: Plan, workload: Workload, watch: Watch) -> None:
         super().__init__(plan, watch)
-        self._gathering = Gathering(workload, plan.n)
+        self._workload, self._gathering = workload, Gathering(workload, plan.n)
         self._diverged: tuple[int, int, str] | None = None
         model = (("x", (workload.d,), plan.config.train.dtype),)
-        about = plan.about(model, workload.data_hash)
-        enough = criteria(plan.config, workload)
-        self._nodes = [
-            _Node(
-                walk=Walk(machine(plan, i, about), workload.learner(i)),
-                vigil=Vigil(enough) if enough else None,
-            )
-            for i in range(plan.n)
-        ]
+        self._about: Mapping[str, object] = plan.about(model, workload.data_hash)
+        self._criteria = criteria(plan.config, workload)
+        self._nodes = [self._node(i) for i in range(plan.n)]
         self.travellers = self._nodes
+        restarts = any(fault.kind in ("kill", "restart") for fault in plan.config.fault)
+        self._every = plan.config.swarm.checkpoint_every if restarts else 0
+
+    def _node(self, i: int) -> _Node:
+        walk = Walk(machine(self.plan, i, self._about), self._workload.learner(i))
+        return _Node(walk=walk, vigil=Vigil(self._criteria) if self._criteria else None)
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
@@ -65,13 +81,14 @@ class Simulation(World):
         begun = 0.0
         while self.going and self.anybody_missing():
             begun = self.pop()
-        self.begin_absences(begun)
+        self.begin(begun)
         for i, node in enumerate(self._nodes):
             node.told_at = node.end = begun
             self._do(i, node.walk.begin(begun), begun)
             self._go_on(i, begun)
-        while self.going and self._diverged is None:
-            self.pop()
+        now = begun
+        while self._diverged is None and (self.going or self.last_hope(now)):
+            now = self.pop()
         unmade = [i for i, n in enumerate(self._nodes) if not n.walk.machine.left]
         if self._diverged is None and (stuck := [i for i in unmade if not self._nodes[i].lost]):
             raise GossipError(f"node {stuck[0]} waits, and nothing is under way")
@@ -101,6 +118,11 @@ class Simulation(World):
 
     def hear(self, node: int, event: Event, now: float) -> None:
         found = self._nodes[node]
+        if found.meeting:
+            if not isinstance(event, Tick):  # of the process before this one
+                self._handle(node, event, now)
+            self.meet(node, now)
+            return
         if isinstance(event, Tick):
             pass  # `_go_on` asks whether it is time
         elif found.stepping:
@@ -115,7 +137,7 @@ class Simulation(World):
     def _go_on(self, i: int, now: float) -> None:
         """Between two steps: tick if it is time, and begin the next step."""
         node = self._nodes[i]
-        if node.stepping or node.away or self._diverged is not None:
+        if node.stepping or node.away or node.meeting or self._diverged is not None:
             return
         deadline = node.walk.machine.deadline()
         if deadline is not None and deadline <= now:
@@ -126,6 +148,7 @@ class Simulation(World):
             seconds = self.network.compute(i, phase, 1)
             if node.phase_s == 0.0:
                 seconds += self.network.hiccup(i, phase)
+            seconds = self.seconds(i, seconds)
             node.phase_s += seconds
             self.step(i, now, seconds)
         elif deadline is not None and deadline != node.tick:
@@ -144,6 +167,13 @@ class Simulation(World):
             found.end = now
             self._do(node, found.walk.trained(seconds, now), now)
             self._tell_phase(node, phase, seconds, now)
+            phases = found.walk.machine.phases
+            if (
+                self._every
+                and phases // self._every > (found.saved.phases if found.saved else 0) // self._every
+            ):
+                self._save(node)
+            self.made(node, phases, now)
         mail, found.mail = found.mail, []
         for event in mail:
             self._handle(node, event, now)
@@ -161,15 +191,42 @@ class Simulation(World):
                     self._note(i, effect, now)
                 case Finished():
                     self._tell_end(i, now)
-                    self.finished(i)
+                    self.finished(i, now)
                 case _:
                     pass
 
     def _note(self, i: int, note: Note, now: float) -> None:
         if note.kind in ("rejected", "refused", "peer_down") or (
-            note.kind == "peer_up" and self.absences.any and now > self.begun
+            note.kind == "peer_up" and self.faulty and now > self.begun
         ):
             self.tell(i, note.kind, now, peer=note.peer, text=note.text)
+
+    # ------------------------------------------------------------------ dying and coming back
+
+    def complete(self, node: int) -> bool:
+        return self._nodes[node].walk.machine.left
+
+    def _save(self, i: int) -> None:
+        node = self._nodes[i]
+        vigil = None if node.vigil is None else node.vigil.kept()
+        trees = copy.deepcopy((node.walk.machine.kept(), node.walk.learner.kept(), vigil))
+        node.saved = _Saved(node.walk.machine.phases, node.walk.steps, *trees)
+
+    def reborn(self, node: int, now: float) -> None:
+        found, fresh = self._nodes[node], self._node(node)
+        found.walk, found.vigil, found.phase_s, found.tick = fresh.walk, fresh.vigil, 0.0, -1.0
+        if found.saved is None:
+            return
+        saved = copy.deepcopy(found.saved)
+        found.walk.steps = saved.steps
+        found.walk.machine.resume(saved.machine)
+        found.walk.learner.restore(saved.learner)
+        if found.vigil is not None and saved.vigil is not None:
+            found.vigil.restore(saved.vigil)
+
+    def started(self, node: int, now: float) -> None:
+        self._do(node, self._nodes[node].walk.begin(now), now)
+        self._go_on(node, now)
 
     # ------------------------------------------------------------------ telling
 

@@ -449,6 +449,6 @@ def test_the_config_loads_without_torch() -> None:
 
 def test_sections_are_exactly_the_documented_tables() -> None:
     tables = ["swarm", "stop", "topology", "algorithm", "train", "task", "data", "wire", "network"]
-    tables += ["security", "node"]
+    tables += ["security", "node", "fault"]
 
     assert list(Config.model_fields) == tables

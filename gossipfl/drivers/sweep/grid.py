@@ -136,6 +136,7 @@ class _Trials:
 
     def problems(self, config: Config) -> tuple[Problem, ...]:
         from gossipfl.core.asynchronous import check_engine
+        from gossipfl.drivers import script
         from gossipfl.drivers.plan import needs_sizes, plan
 
         sections = config.to_dict()
@@ -147,6 +148,7 @@ class _Trials:
             if len(self._known) <= TRIED and not needs_sizes(config):
                 try:
                     check_engine(config.algorithm.exchange, config.algorithm.replay, self._engine)
+                    script.check_engine(config, self._engine)
                     plan(config)
                 except ConfigError as error:
                     self._known[key] = error.problems

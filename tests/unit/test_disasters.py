@@ -1,0 +1,186 @@
+"""What a fault script does in the event engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+import gossipfl
+from gossipfl.config import load_config
+from gossipfl.learning.workload import workload
+
+torch.set_num_threads(1)
+
+EXCHANGES: Mapping[str, Mapping[str, object]] = {
+    "rounds": {},
+    "pairwise": {"algorithm.exchange": "pairwise"},
+    "push": {"algorithm.exchange": "push", "algorithm.rule": "gossip-learning"},
+}
+N = 5
+
+
+def keys(*faults: Mapping[str, object], **more: object) -> dict[str, object]:
+    return {
+        "train.task": "consensus",
+        "task.dimension": 4,
+        "train.dtype": "float64",
+        "swarm.nodes": N,
+        "swarm.rounds": 60,
+        "fault": list(faults),
+        **more,
+    }
+
+
+def run(config: Mapping[str, object]) -> gossipfl.Result:
+    return gossipfl.simulate(config, engine="events")
+
+
+def kinds(result: gossipfl.Result) -> Counter[str]:
+    return Counter(str(record["kind"]) for record in result.records)
+
+
+def drift(config: Mapping[str, object], result: gossipfl.Result) -> float:
+    """How far the mean over the nodes is from where it was."""
+    load = workload(load_config(config))
+    before = np.stack([load.learner(node).x.numpy() for node in range(N)]).mean(0)
+    assert result.models is not None
+    return float(np.abs(result.models.mean(0) - before).max())
+
+
+def agreement(result: gossipfl.Result) -> float:
+    return float(str(result.summary["consensus_distance"]))
+
+
+MESSAGES = ["drop", "duplicate", "reorder", "corrupt"]
+
+
+@pytest.mark.parametrize("exchange", ["rounds", "pairwise"])
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_whatever_befalls_messages_the_mean_is_kept(kind: str, exchange: str) -> None:
+    config = keys({"kind": kind, "at": 0.1, "share": 0.1, "for": 0.3}, **EXCHANGES[exchange])
+
+    result = run(config)
+
+    assert result.summary["finished"]
+    assert drift(config, result) < 1e-14
+    seen = kinds(result)
+    assert seen["fault"] == 1
+    assert (seen["peer_down"] > 0) == (kind != "duplicate")
+    assert (seen["rejected"] > 0) == (kind == "corrupt")
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_without_a_time_one_message_is_struck(kind: str) -> None:
+    result = run(keys({"kind": kind, "at": 0.1, "edge": [1, 2]}))
+
+    downs = [r for r in result.records if r["kind"] == "peer_down"]
+    assert {(r["node"], r["peer"]) for r in downs} == (set() if kind == "duplicate" else {(1, 2), (2, 1)})
+    assert len(downs) == (0 if kind == "duplicate" else 2)
+    assert result.summary["finished"]
+
+
+def test_a_message_that_is_delivered_twice_changes_no_bit() -> None:
+    plain = run(keys())
+
+    result = run(keys({"kind": "duplicate", "at": 0.0, "share": 0.5, "for": 1.0}))
+
+    assert result.models is not None and plain.models is not None
+    assert result.models.tobytes() == plain.models.tobytes()
+
+
+@pytest.mark.parametrize("exchange", list(EXCHANGES))
+def test_both_halves_of_a_partition_go_on_and_agree_again(exchange: str) -> None:
+    # given a partition from the first round on
+    config = keys(
+        {"kind": "partition", "at": 0.0, "groups": [[0, 1]], "for": 0.4},
+        **{"swarm.rounds": 300, "swarm.eval_every": 10, **EXCHANGES[exchange]},
+    )
+
+    result = run(config)
+
+    # then nobody stands still, and in the end all are of one mind
+    rounds = [r for r in result.records if r["kind"] == "round" and 0.15 < float(str(r["time"])) < 0.38]
+    assert {r["node"] for r in rounds} == set(range(N))
+    assert result.summary["finished"] and agreement(result) < 1e-9
+    if exchange != "push":
+        assert drift(config, result) < 1e-14
+        # in the middle each half agreed with itself alone
+        distances = [float(str(r["consensus_distance"])) for r in result.records if "consensus_distance" in r]
+        if exchange == "rounds":
+            assert distances[2] > 1e-2 and distances[2] == pytest.approx(distances[3], rel=0.1)
+
+
+def test_a_hang_that_is_short_is_a_pause_and_a_long_one_is_noticed() -> None:
+    short = run(keys({"kind": "hang", "at": 0.1, "node": 2, "for": 0.2}, **{"wire.heartbeat": 0.1}))
+    long = run(keys({"kind": "hang", "at": 0.1, "node": 2, "for": 2.0}, **{"wire.heartbeat": 0.1}))
+
+    assert short.models is not None
+    assert kinds(short)["peer_down"] == 0 and kinds(long)["peer_down"] == 4
+    assert short.summary["finished"] and long.summary["finished"]
+
+
+def test_a_slow_node_takes_so_many_times_longer() -> None:
+    result = run(keys({"kind": "slow", "at": 0.2, "node": 1, "factor": 7, "for": 1.0}))
+
+    times = sorted({round(float(str(r["train_s"])), 6) for r in result.records if r["kind"] == "round"})
+    assert times == [0.01, 0.07]
+
+
+@pytest.mark.parametrize("exchange", list(EXCHANGES))
+def test_who_is_killed_for_good_is_lost_and_the_others_finish(exchange: str) -> None:
+    result = run(keys({"kind": "kill", "at": 0.1, "node": 1}, **EXCHANGES[exchange]))
+
+    assert result.summary["lost"] == ["node-1"]
+    assert result.summary["nodes_finished"] == N - 1
+
+
+@pytest.mark.parametrize("exchange", ["rounds", "pairwise"])
+def test_an_exact_state_that_comes_back_at_once_keeps_the_mean(exchange: str) -> None:
+    config = keys({"kind": "restart", "at": 0.1, "node": 1}, **EXCHANGES[exchange])
+
+    exact = run({**config, "swarm.checkpoint_every": 1})
+    lost = run(config)
+
+    assert exact.summary["finished"] and lost.summary["finished"]
+    assert drift(config, lost) > 1e-3
+    if exchange == "rounds":
+        assert drift(config, exact) < 1e-14
+
+
+@pytest.mark.parametrize("every", [0, 1, 7])
+@pytest.mark.parametrize("rule", ["d2", "gradient-tracking", "push-sum", "choco", "relay-sum", "qg"])
+def test_every_rule_goes_on_with_a_node_that_comes_back(rule: str, every: int) -> None:
+    # given a node that dies in its 20th round and is back 0.1 s later, with what it has kept
+    fault = {"kind": "kill", "round": 20, "node": 1, "for": 0.1}
+    more: dict[str, object] = {"algorithm.rule": rule, "swarm.checkpoint_every": every, "swarm.rounds": 200}
+    if rule == "relay-sum":
+        more["topology.graph"] = "tree"
+    if rule == "choco":
+        more |= {"wire.codec": "topk:0.5", "swarm.rounds": 600}
+
+    result = run(keys(fault, **more))
+
+    # then all finish and are of one mind; where its state was not exact, all began the rule anew
+    assert result.summary["finished"] and result.summary["lost"] == []
+    assert agreement(result) < 1e-6
+    if every != 1 and rule in ("d2", "gradient-tracking"):
+        assert {r["node"] for r in result.records if r["kind"] == "reset"} == set(range(N))
+
+
+def test_the_same_script_gives_the_same_bits() -> None:
+    faults: list[Mapping[str, object]] = [
+        {"kind": "drop", "at": 0.0, "share": 0.2, "until": 0.4},
+        {"kind": "kill", "at": 0.1, "node": 1, "for": 0.1},
+        {"kind": "hang", "at": 0.2, "node": 3, "for": 0.2},
+    ]
+    config = keys(*faults, **{"swarm.checkpoint_every": 5, "wire.heartbeat": 0.02})
+
+    first, second = run(config), run(config)
+
+    assert first.models is not None and second.models is not None
+    assert first.models.tobytes() == second.models.tobytes()
+    assert kinds(first) == kinds(second)
