@@ -365,5 +365,14 @@ class Wire(Section):
         "less; what rounding drops stays with the node.",
     )
     heartbeat: float = Field(
-        1.0, gt=0, description="Seconds between two signs of life that a node sends its neighbors."
+        0.25,
+        gt=0,
+        description="Seconds between two signs of life that a node sends its neighbors. One on another "
+        "machine is suspected after three without a byte, and dead after five, until it is heard of again.",
+    )
+    hang: float = Field(
+        300.0,
+        ge=0,
+        description="Seconds without a step after which a neighbor that lives and hangs is dead; 0: never.",
+        json_schema_extra=LOCAL,
     )

@@ -18,6 +18,8 @@ from gossipfl.config import Config
 from gossipfl.config.lan import Place, key_bytes, key_text, place
 from gossipfl.core.events import Note
 from gossipfl.core.exchange.agree import INSTANCE
+from gossipfl.core.membership import Change, State
+from gossipfl.drivers.neighborhood import words
 from gossipfl.drivers.plan import Plan, neighbors, require_reachable
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.transport import keys
@@ -136,7 +138,6 @@ class Abroad:
         self._first = True  # was this node here before whoever does not agree with it?
         self._told: dict[int, _Told] = {}
         self._missing: tuple[int, ...] | None = None
-        self._stuck: set[int] = set()
 
     def begin(self) -> None:
         """Say where this node is, and dial whom it has to dial."""
@@ -164,7 +165,6 @@ class Abroad:
             case "peer_down" if note.text:
                 self._say(f"{who} {note.text}; goes on without it")
             case "peer_down":
-                self._stuck.discard(peer)
                 self._say(f"the line to {who} is down; goes on without it, and takes it up when it is back")
             case "rejected":
                 self._say(f"rejected {who}: {note.text}")
@@ -207,22 +207,19 @@ class Abroad:
                 self._told[peer] = _Told(found, now, min(2 * pause, SELDOM) if found == text else pause)
                 self._say(found)
 
-    def stuck(self, silent: tuple[int, ...]) -> list[str]:
-        """What there is to say, once, of peers that are waited for and seem to hang, or go on after all."""
-        said = []
-        for peer in silent:
-            seconds = self._transport.stuck(peer)
-            if seconds and peer not in self._stuck:
-                self._stuck.add(peer)
-                last = self._transport.signs.tell(peer)
-                said.append(
-                    f"{self._lan.names[peer]} seems to hang: its line stands, and it has made no step for "
-                    f"{seconds:.0f} s (last sign: {last})"
-                )
-        for peer in [j for j in self._stuck if not self._transport.stuck(j)]:
-            self._stuck.discard(peer)
-            said.append(f"{self._lan.names[peer]} goes on")
-        return said
+    def suspect(self, change: Change, sign: str) -> None:
+        """Tell people of a neighbor that is suspected, of one that is not any more, and of one that is dead,
+        whose line is then down."""
+        who = self._lan.names[change.peer]
+        match change.state:
+            case State.SUSPECT if change.why == "hang":
+                self._say(f"{who} seems to hang: its line stands, and it {words(change)} (last sign: {sign})")
+            case State.SUSPECT:
+                self._say(f"{who} {words(change)} (last sign: {sign})")
+            case State.ALIVE:
+                self._say(f"{who} goes on")
+            case State.DEAD:
+                self._say(f"{who} {words(change)}: its line is ended")
 
     def _awaited(self, peer: int) -> str:
         name = self._lan.names[peer]

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
-from typing import Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ from torch import Tensor
 from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Send, Shift
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.membership import Change, State
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
 from gossipfl.drivers.keeping import Keeping
+from gossipfl.drivers.neighborhood import Neighborhood, terms
 from gossipfl.drivers.place import Control, Place, Stale, Stopped
 from gossipfl.drivers.plan import Plan, neighbors
 from gossipfl.drivers.telling import criteria
@@ -34,6 +36,9 @@ from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.pulse import Pulse
 from gossipfl.transport.wire import Layout, Who
 from gossipfl.transport.zeromq import ZeroMQ
+
+#: What is to be seen by whoever watches as soon as it happens.
+AT_ONCE: Final = frozenset({"peer_up", "peer_down", "rejected"})
 
 
 class Connected:
@@ -63,16 +68,18 @@ class Connected:
             self._keeping.base = 0  # until it is told, all may have to go back to the first
         self._held: Sequence[Effect] = ()  # what waits for a checkpoint
         records = place.folder / "records" / f"{self._name}.jsonl"
-        shapes, heartbeat = layout(plan, self.learner.vector), config.wire.heartbeat
+        shapes = layout(plan, self.learner.vector)
+        self._around = Neighborhood(terms(config, abroad=lan is not None), self._suspect)
+        beat, health, signs = self._around.beat, self._around.health, self._around.signs
         self.keeper: Keeper | Pulse
         self._abroad: Abroad | None = None
         if lan is None:
-            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat)
-            self.keeper = Keeper(place.node, place.beats, heartbeat)
+            self.transport = ZeroMQ(who, shapes, place.listen, signs, beat)
+            self.keeper = Keeper(place.node, place.beats, beat, signs, health)
         else:
             shapes = shapes._replace(chunk=CHUNK)
-            self.transport = ZeroMQ(who, shapes, place.listen, heartbeat, lan.line(records))
-            self.keeper = Pulse(place.node, self.transport, heartbeat)
+            self.transport = ZeroMQ(who, shapes, place.listen, signs, beat, lan.line(records))
+            self.keeper = Pulse(place.node, self.transport, beat, health)
             self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
         self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
@@ -162,8 +169,17 @@ class Connected:
         if note.kind == "late":
             self._renew()
             return
+        fields: dict[str, object] = {}
+        if note.kind == "peer_down" and not note.text:
+            end = self._around.end(note.peer)
+            fields = {"found": end.found, "after": end.after}
         self.recorder.write(
-            note.kind, round=max(note.round, self.rounds), time=self.now, peer=note.peer, text=note.text
+            note.kind,
+            round=max(note.round, self.rounds),
+            time=self.now,
+            peer=note.peer,
+            text=note.text,
+            **fields,
         )
         if self._abroad is not None:
             self._abroad.note(note)
@@ -173,14 +189,34 @@ class Connected:
     def _turn(self, timeout: float | None) -> None:
         """Wait for something to happen, and let it."""
         t0 = time.monotonic()
-        events = self.transport.poll(timeout)
+        pause = self._around.pause()
+        events = self.transport.poll(pause if timeout is None else min(timeout, pause))
         self._wait_s += time.monotonic() - t0
+        if events and isinstance(self.machine, Rounds) and self._around.woke():
+            self.machine.follow()
         for event in events:
             if isinstance(event, Note):
                 self._note(event)
             else:
                 self._handle(event)
+        for down in self._around.look(self.transport):
+            self._handle(down)
         self._listen()
+
+    def _suspect(self, change: Change) -> None:
+        """A neighbor is suspected, or not any more; who is dead is told of when its line is down."""
+        if change.state is not State.DEAD:
+            self.recorder.write(
+                change.state.value,
+                round=self.rounds,
+                time=self.now,
+                peer=change.peer,
+                why=change.why,
+                since=self.now - change.seconds,
+            )
+            self.recorder.flush()
+        if self._abroad is not None:
+            self._abroad.suspect(change, self.keeper.tell(change.peer))
 
     # ------------------------------------------------------------------ the control line
 

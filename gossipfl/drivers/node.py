@@ -23,7 +23,7 @@ from gossipfl.learning.training import Phase
 
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1
-#: Heartbeats without a word from a neighbour until the node says for whom it waits.
+#: Seconds in a round until the node says for whom it waits.
 PATIENCE: Final = 5.0
 
 
@@ -88,7 +88,7 @@ class Node(Connected):
     def leave(self) -> None:
         """Stay until the neighbours have all they were sent."""
         while not self._left:
-            self._turn(None if self._abroad is None else EVERY)
+            self._turn(EVERY)
             self._let_go()
 
     def _look(self) -> None:
@@ -100,8 +100,9 @@ class Node(Connected):
                 raise Refused(f"{self._name}: {why}")
 
     def _let_go(self) -> None:
-        """Among machines, nobody says that a neighbour is gone for good: after a while, it is."""
-        if self._abroad is not None and self.now - self.ended > PARTING:
+        """Nobody says of who hangs, or is on another machine, that it is gone for good: after a while, it
+        is."""
+        if self.now - self.ended > PARTING:
             for j in self.machine.missing():
                 self._handle(PeerDown(j, None, gone=True))
 
@@ -140,10 +141,12 @@ class Node(Connected):
             raise TrainingDiverged(self._name, self.rounds + 1, what)
         self.keeper.at(self.rounds + 1, training=False)
         self._wait_s = self._mix_s = 0.0
+        if not self._around.pause():  # it may wait for nobody, and so never look who is there
+            self._turn(0.0)
         self._handle(Stepped(x, self._copy(), phase.ratio))
         self._complained = time.monotonic()
         while self._adopted is None:
-            self._turn(self._plan.config.wire.heartbeat)
+            self._turn(PATIENCE)
             self._complain()
         adopt, self._adopted = self._adopted, None
         self.learner.load(adopt.x)
@@ -214,11 +217,7 @@ class Node(Connected):
 
     def _complain(self) -> None:
         """Say once in a while for whom this node waits, and what their beats tell."""
-        for text in () if self._abroad is None else self._abroad.stuck(self.machine.silent()):
-            self.recorder.write("note", round=self.rounds, time=self.now, text=text)
-            self.say({"note": text})
-        interval = PATIENCE * self._plan.config.wire.heartbeat
-        if self._adopted is None and time.monotonic() - self._complained > interval:
+        if self._adopted is None and time.monotonic() - self._complained > PATIENCE:
             self._complained = time.monotonic()
             silent = self.machine.silent()
             said = ", ".join(f"{self._plan.config.names[j]} ({self.keeper.tell(j)})" for j in silent)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from gossipfl.core.events import PeerDown, PeerUp, Received
+from gossipfl.core.membership import DEAD
 from gossipfl.drivers.disasters import Disasters
 from gossipfl.drivers.place import REJOIN
 from gossipfl.drivers.plan import Plan
@@ -23,7 +24,7 @@ from gossipfl.drivers.script import acts
 from gossipfl.drivers.world import Line, Watch, World
 
 #: Heartbeats without a word after which a line is taken for broken, as by real nodes.
-MISSED: Final = 3
+MISSED: Final = DEAD
 #: Seconds that a node which is done waits for neighbours whose lines are down, as real ones do.
 PARTING: Final = 30.0
 #: Seconds until a line that broke is dialled anew, as by real nodes.

@@ -18,6 +18,7 @@ from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.messages import Hello, Message, Refuse, Welcome
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import WATCHER, Gate, Keys, Left
+from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.lookout import Lookout
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Socket, Sockets, monitored
@@ -47,6 +48,7 @@ class _Accepted:
 
     decoder: Decoder
     fd: int
+    connection: Descriptor | None
     peer: int | None = None
     session: int = -1
     identity: tuple[str, ...] = ()  # whose key it is: a node's index, `watch`, both; in plaintext nobody's
@@ -119,9 +121,25 @@ class Accepting:
         """Where to send on a session; None: it is over, or this end dialled it."""
         return self._routes.get((peer, session))
 
-    def open(self) -> list[bytes]:
-        """The routes on which messages pass."""
-        return list(self._routes.values())
+    def open(self) -> dict[tuple[int, int], bytes]:
+        """The routes on which messages pass, by peer and session."""
+        return self._routes
+
+    def idle(self, peer: int, session: int) -> float | None:
+        """Seconds since bytes came on a session; None: nobody knows."""
+        connection = self._connection(peer, session)
+        return None if connection is None else connection.idle()
+
+    def hang_up(self, peer: int, session: int) -> None:
+        """End a session: the other end, which dialled, finds its line closed and may dial again."""
+        connection = self._connection(peer, session)
+        self._routes.pop((peer, session), None)
+        if connection is not None:
+            connection.end()
+
+    def _connection(self, peer: int, session: int) -> Descriptor | None:
+        line = self._accepted.get(self._routes.get((peer, session), b""))
+        return None if line is None else line.connection
 
     def send(self, route: bytes, frames: Frames) -> None:
         """Queue frames. Raises ZMQError: the connection is over."""
@@ -153,7 +171,8 @@ class Accepting:
             key = route.bytes
             line = self._accepted.get(key)
             if line is None:
-                line = self._accepted[key] = _Accepted(Decoder(self._layout), int(frames[0].get(zmq.SRCFD)))
+                fd = int(frames[0].get(zmq.SRCFD))
+                line = self._accepted[key] = _Accepted(Decoder(self._layout), fd, descriptor(fd))
                 if self._keys is not None:
                     line.identity = tuple(str(frames[0].get("User-Id")).split())
             if line.peer is not None and (line.peer, line.session) not in self._routes:
@@ -177,7 +196,7 @@ class Accepting:
                 peer = -1 if line.peer is None else line.peer
                 events.append(Note("rejected", peer, str(error)))
                 if line.peer is not None:
-                    self._routes.pop((line.peer, line.session), None)
+                    self.hang_up(line.peer, line.session)
                     events.append(PeerDown(line.peer, line.session))
                 else:
                     line.peer = -1

@@ -12,10 +12,12 @@ import zmq
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
+from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Socket, Sockets, monitored
 from gossipfl.transport.wire import Beat, Decoder, Layout
 
+_OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -46,6 +48,7 @@ class _Dialled:
     socket: Socket | None = None
     monitor: Socket | None = None
     decoder: Decoder | None = None
+    connection: Descriptor | None = None
     greeted: bool = False  # has a message come on this session?
     reached: float | None = None  # when somebody first answered there who holds the peer's key
     again_at: float | None = None
@@ -81,9 +84,23 @@ class Dialling:
         dialled = self._dialled.get(peer)
         return None if dialled is None else dialled.reached
 
-    def open(self) -> list[Socket]:
-        """The sockets on which messages pass."""
-        return [d.socket for d in self._dialled.values() if d.socket is not None and d.greeted]
+    def open(self) -> dict[tuple[int, int], Socket]:
+        """The sockets on which messages pass, by peer and session."""
+        known = self._dialled.values()
+        return {(d.peer, d.session): d.socket for d in known if d.socket is not None and d.greeted}
+
+    def idle(self, peer: int, session: int) -> float | None:
+        """Seconds since bytes came on a session; None: nobody knows."""
+        dialled = self._dialled.get(peer)
+        if dialled is None or dialled.session != session or dialled.connection is None:
+            return None
+        return dialled.connection.idle()
+
+    def hang_up(self, peer: int, session: int) -> None:
+        """End a session, and dial again."""
+        dialled = self._dialled.get(peer)
+        if dialled is not None and dialled.socket is not None and dialled.session == session:
+            self._retry_later(dialled)
 
     def forget(self, peer: int) -> None:
         """Stop dialling a peer that will not come back."""
@@ -128,7 +145,10 @@ class Dialling:
         for dialled in list(self._dialled.values()):
             if dialled.monitor is None or dialled.monitor not in ready:
                 continue
-            for kind, _ in list(monitored(dialled.monitor)):
+            for kind, value in list(monitored(dialled.monitor)):
+                if kind == zmq.EVENT_CONNECTED:
+                    dialled.connection = descriptor(value)
+                    continue
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     dialled.trouble = "the line stands, and no welcome has come: it may be in a local phase"
                     dialled.reached = dialled.reached or time.monotonic()
@@ -183,8 +203,8 @@ class Dialling:
         socket.setsockopt(zmq.RECONNECT_IVL, NEVER)
         socket.setsockopt(zmq.IMMEDIATE, 0)
         dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout), None
-        dialled.session, dialled.greeted = dialled.session + 1, False
-        dialled.monitor = self._sockets.watch(socket, _CLOSED | _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        dialled.session, dialled.greeted, dialled.connection = dialled.session + 1, False, None
+        dialled.monitor = self._sockets.watch(socket, _OPENED | _CLOSED | _FAILED)
         self._sockets.poller.register(socket, zmq.POLLIN)
         if self._keys is not None:
             self._keys.dial(socket, self._keys.peers[dialled.peer])

@@ -12,6 +12,7 @@ import threading
 import time
 from types import TracebackType
 
+from gossipfl.core.membership import Health
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.airwaves import Airwaves
 from gossipfl.transport.signs import Signs
@@ -22,14 +23,15 @@ class Keeper:
     """Sends this node's beats and keeps the neighbours' last ones. A context manager: the thread lives inside
     the `with`."""
 
-    def __init__(self, node: int, listen: str, interval: float) -> None:
-        """listen: where beats are published; interval: seconds between two of them."""
+    def __init__(self, node: int, listen: str, interval: float, signs: Signs, health: Health) -> None:
+        """listen: where beats are published; interval: seconds between two of them; signs: takes those of the
+        neighbours; health: is told of the own ones."""
         self.address = ""
         self._node, self._interval = node, interval
         self._air = Airwaves(listen)
         self._beat = Beat(node, 0, 0, False)
         self._steps = 0
-        self._signs = Signs()
+        self._signs, self._health = signs, health
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{node}", daemon=True)
 
     def __enter__(self) -> Keeper:
@@ -73,6 +75,8 @@ class Keeper:
                 except RemoteProtocolError:
                     continue
                 self._signs.beat(beat.node, beat)
-            if time.monotonic() >= due:
+            now = time.monotonic()
+            if now >= due:
+                self._health.tick(now)
                 self._air.publish(encode_beat(self._beat._replace(steps=self._steps)))
-                due = time.monotonic() + self._interval
+                due = now + self._interval

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 
+from gossipfl.core.membership import Health
 from gossipfl.transport.wire import Beat
 from gossipfl.transport.zeromq import ZeroMQ
 
@@ -18,25 +20,23 @@ class Pulse:
 
     address = ""  # beats have none of their own
 
-    def __init__(self, node: int, transport: ZeroMQ, interval: float) -> None:
-        """interval: seconds between two beats; 0: none."""
-        self._transport, self._interval = transport, interval
+    def __init__(self, node: int, transport: ZeroMQ, interval: float, health: Health) -> None:
+        """interval: seconds between two beats; health: is told how this thread gets to run."""
+        self._transport, self._interval, self._health = transport, interval, health
         self._beat, self._steps = Beat(node, 0, 0, False), 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"pulse-{node}", daemon=True)
 
     def __enter__(self) -> Pulse:
-        if self._interval > 0:
-            self._transport.beats(self.now, self._interval)
-            self._thread.start()
+        self._transport.beats(self.now, self._interval)
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._interval > 0:
-            self._thread.join()
+        self._thread.join()
 
     def now(self) -> Beat:
         """The beat of this moment."""
@@ -59,5 +59,10 @@ class Pulse:
         return self._transport.signs.tell(peer)
 
     def _keep(self) -> None:
+        due = time.monotonic()
         while not self._over.wait(self._interval / 2):
+            now = time.monotonic()
+            if now >= due:
+                self._health.tick(now)
+                due = now + self._interval
             self._transport.beat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ Socket = zmq.Socket[bytes]
 
 #: Bytes that the system may hold back on a line between machines.
 SEND_BUFFER = 512 * 1024
+#: Pings, and seconds at least, without an answer until libzmq itself closes a line. It knows nothing of
+#: whether this process got to run, so that it has to be slower than `core/membership.py`.
+PINGS, UNANSWERED = 12, 3.0
+#: Messages that may wait to be read on a line between machines.
+WAITING = 4000
 #: Bytes of a frame below which a copy costs less than to be told, by a thread, that it has left.
 COPY_BELOW = 512 * 1024
 
@@ -23,8 +29,10 @@ class Limits(NamedTuple):
     """What holds for every line of a node."""
 
     chunk: int  # bytes of a frame of numbers at most
-    heartbeat: float  # seconds between two ZMTP pings; 0: none
-    abroad: bool  # do lines leave this machine?
+    heartbeat: float  # seconds between two ZMTP pings
+    abroad: (
+        bool  # do lines leave this machine? Inside it there are no pings: what dies there closes its lines
+    )
 
 
 class Sockets:
@@ -44,10 +52,11 @@ class Sockets:
         socket.setsockopt(zmq.SNDHWM, 0)  # the protocol bounds what is under way: two payloads an edge
         socket.setsockopt(zmq.MAXMSGSIZE, chunk + 1024)
         socket.setsockopt(zmq.IMMEDIATE, 1)
-        if heartbeat > 0:
-            socket.setsockopt(zmq.HEARTBEAT_IVL, int(heartbeat * 1000))
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(heartbeat * 3000))
         if abroad:
+            socket.setsockopt(zmq.HEARTBEAT_IVL, math.ceil(heartbeat * 1000))
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, math.ceil(max(PINGS * heartbeat, UNANSWERED) * 1000))
+            # Beats wait here through a long local phase: a line whose end is full carries no pings either.
+            socket.setsockopt(zmq.RCVHWM, WAITING)
             # What waits in the system's buffer delays the heartbeats behind it: on a slow line, too long.
             socket.setsockopt(zmq.SNDBUF, SEND_BUFFER)
             socket.setsockopt(zmq.IPV6, "[" in address)

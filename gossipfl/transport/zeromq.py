@@ -40,19 +40,25 @@ class ZeroMQ:
     closes."""
 
     def __init__(
-        self, who: Who, layout: Layout, listen: str, heartbeat: float = 1.0, line: Line | None = None
+        self,
+        who: Who,
+        layout: Layout,
+        listen: str,
+        signs: Signs,
+        heartbeat: float,
+        line: Line | None = None,
     ) -> None:
-        """listen: where to bind (`ipc://PATH`, `tcp://127.0.0.1:*`; empty: this end only dials); heartbeat:
-        seconds between ZMTP pings on tcp; line: None inside one machine."""
+        """listen: where to bind (`ipc://PATH`, `tcp://127.0.0.1:*`; empty: this end only dials); signs: takes
+        those of the peers; heartbeat: seconds between two ZMTP pings; line: None inside one machine."""
         self._who, self._chunk, self._listen, self._line = who, layout.chunk, listen, line
         self._sockets = Sockets(Limits(layout.chunk, heartbeat, line is not None))
-        self.signs = Signs()
+        self.signs = signs
         keys = None if line is None else line.keys
         self._dialling = Dialling(self._sockets, layout, keys, self.signs)
         self._accepting = Accepting(self._sockets, layout, who, self.signs)
         self._ending: list[Left | Session] = []  # connections that are over, seen in the last poll
         self._beat: Callable[[], Beat] | None = None
-        self._interval, self._due = 0.0, 0.0  # of beats
+        self._interval, self._due = 0.0, 0.0  # of own beats
         # Sockets may be used by one thread at a time: the one that calls `poll`, or one that calls `beat`.
         self._lock = threading.Lock()
         self.sent_bytes = 0
@@ -102,9 +108,20 @@ class ZeroMQ:
         """Why the last dial of a peer failed; empty if it did not, or is not this end's to make."""
         return self._dialling.trouble(peer)
 
-    def stuck(self, peer: int) -> float:
-        """Seconds for which a peer whose line stands has made no step, if it seems to hang; else 0."""
-        return self.signs.stuck(peer, self._interval)
+    def lines(self) -> dict[int, int]:
+        """The peers whose line stands, and the session of each."""
+        return dict([*self._accepting.open(), *self._dialling.open()])
+
+    def idle(self, peer: int, session: int) -> float | None:
+        """Seconds since bytes came on a session, of whatever kind; None: nobody knows."""
+        of_mine = self._accepting.idle(peer, session)
+        return self._dialling.idle(peer, session) if of_mine is None else of_mine
+
+    def hang_up(self, peer: int, session: int) -> None:
+        """End a session; this end dials again if it dialled. No event tells of it."""
+        with self._lock:
+            self._accepting.hang_up(peer, session)
+            self._dialling.hang_up(peer, session)
 
     def reached(self, peer: int) -> float | None:
         """When somebody first answered at the address that was dialled (monotonic seconds); None: nobody has
@@ -188,10 +205,10 @@ class ZeroMQ:
         if now >= self._due:
             self._due = now + self._interval
             frame = encode_beat(self._beat())
-            for route in self._accepting.open():
+            for route in self._accepting.open().values():
                 with contextlib.suppress(zmq.ZMQError):  # it is over, which the next poll sees
                     self._accepting.send(route, (frame,))
-            for socket in self._dialling.open():
+            for socket in self._dialling.open().values():
                 with contextlib.suppress(zmq.ZMQError):
                     socket.send(frame, zmq.NOBLOCK)
         return self._due - now

@@ -54,7 +54,7 @@ alpha = 0.5
 path = ""
 [wire]
 transport = "auto"
-heartbeat = 1.0
+heartbeat = 0.25
 """
 
 
@@ -399,6 +399,7 @@ def test_the_documented_local_keys_are_local() -> None:
         "train.batch",
         "train.device",
         "data.path",
+        "wire.hang",
         "security.keys",
     }
 

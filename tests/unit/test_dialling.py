@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
-from gossipfl.core.messages import LAST, Hello, Nothing
+from gossipfl.core.membership import Health
+from gossipfl.core.messages import LAST, Hello, Nothing, Welcome
+from gossipfl.transport.signs import Signs
 from gossipfl.transport.wire import Layout, Who
-from gossipfl.transport.zeromq import ZeroMQ
+from gossipfl.transport.zeromq import Line, ZeroMQ
 
 LAYOUT = Layout(((3, torch.float32),))
+
+
+def node(index: int, listen: str, line: Line | None = None) -> ZeroMQ:
+    """A node's connections."""
+    return ZeroMQ(Who(index, f"n{index}"), LAYOUT, listen, Signs(Health(0.25)), 0.25, line)
 
 
 def until(node: ZeroMQ, enough: Callable[[Event | Note], bool]) -> list[Event | Note]:
@@ -31,8 +39,8 @@ def until(node: ZeroMQ, enough: Callable[[Event | Note], bool]) -> list[Event | 
 def test_a_goodbye_is_read_although_its_line_is_closed_before_anyone_looks() -> None:
     for _ in range(10):
         # given a line
-        there = ZeroMQ(Who(1, "there"), LAYOUT, "tcp://127.0.0.1:*")
-        with ZeroMQ(Who(0, "here"), LAYOUT, "") as here:
+        there = node(1, "tcp://127.0.0.1:*")
+        with node(0, "") as here:
             with there:
                 here.dial(1, there.address)
                 until(here, lambda e: isinstance(e, PeerUp))
@@ -43,3 +51,30 @@ def test_a_goodbye_is_read_although_its_line_is_closed_before_anyone_looks() -> 
             # then both are heard of, in this order
             seen = until(here, lambda e: isinstance(e, PeerDown))
             assert seen == [Received(1, 1, Nothing(LAST, 7)), PeerDown(1, 1)]
+
+
+@pytest.mark.parametrize("line", [None, Line(None)], ids=["inside", "abroad"])
+@pytest.mark.parametrize("by", ["who dialled", "who was dialled"])
+def test_a_line_that_one_end_hangs_up_is_over_at_the_other_and_is_dialled_again(
+    line: Line | None, by: str
+) -> None:
+    # given a line on which both have spoken
+    with node(0, "", line) as here, node(1, "tcp://127.0.0.1:*", line) as there:
+        here.dial(1, there.address)
+        until(here, lambda e: isinstance(e, PeerUp))
+        here.send(1, 1, Hello(1, 0, None, -1, -1, -1, {}))
+        until(there, lambda e: isinstance(e, Received))
+        there.send(0, 1, Welcome(1, 0, None, -1, -1, -1, {}))
+        until(here, lambda e: isinstance(e, Received))
+        assert (here.lines(), there.lines()) == ({1: 1}, {0: 1})
+        assert here.idle(1, 1) is not None and there.idle(0, 1) is not None
+        # when one end has had enough
+        if by == "who dialled":
+            here.hang_up(1, 1)
+            assert until(there, lambda e: True) == [PeerDown(0, 1)]
+        else:
+            there.hang_up(0, 1)
+            assert until(here, lambda e: True) == [PeerDown(1, 1)]
+        assert (here.lines(), there.lines()) == ({}, {})
+        # then the end that dialled makes a new one
+        assert until(here, lambda e: isinstance(e, PeerUp)) == [PeerUp(1, 2)]

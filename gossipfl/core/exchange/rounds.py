@@ -95,7 +95,8 @@ class Rounds:
         self._ends = Edges(neighbors, terms.arcs, about)
         self._row, self._rounds = row, rounds
         self._resumed: Standing | None = None
-        self._goal = 0  # the round of a peer that went on while this node was away
+        self._follows = False  # has this node been away, so that it goes on where its peers are?
+        self._goal = 0  # the round of a peer that went on meanwhile
         self._parted = False  # has this node left while the others go on?
 
     # ------------------------------------------------------------------ what a driver asks
@@ -146,6 +147,10 @@ class Rounds:
         """Why a peer will have nothing to do with this node."""
         return self._ends.refused
 
+    def follow(self) -> None:
+        """This node has not run for a while: it goes on in the round of those whom it meets again."""
+        self._follows = True
+
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone: who is waited for before round 0."""
         return self._ends.missing()
@@ -169,7 +174,7 @@ class Rounds:
         """Go on from what was kept; before the first event. Edges that it does not know begin here."""
         if self.phase is not Phase.MEETING:
             raise LocalProtocolError(f"resume in phase {self.phase.name}")
-        self._resumed = standing
+        self._resumed, self._follows = standing, True
         self.round, self._ends.inc, self.stop = standing.round, standing.inc, standing.stop
         self.resets = Resets(standing.resets, standing.renewed)
         for edge in self.edges.values():
@@ -368,7 +373,7 @@ class Rounds:
         effects, edge, owed = self._ends.greeted(event)
         if edge is None:
             return effects
-        if self._resumed is not None:
+        if self._follows:
             self._goal = max(self._goal, hello.sent)
         if self.stop < LAST:
             effects += self._ends.say(edge, Stop(self.stop))

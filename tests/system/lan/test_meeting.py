@@ -54,7 +54,7 @@ def loss(output, target):
         time.sleep(0.02)
     if (HERE / "hold").exists():
         (HERE / "hold").unlink()
-        ctypes.PyDLL(None).usleep(8_000_000)  # C code that does not let go of the interpreter
+        ctypes.PyDLL(None).usleep(14_000_000)  # C code that does not let go of the interpreter
     return cross_entropy(output, target)
 
 
@@ -135,7 +135,7 @@ def test_an_edge_that_cannot_be_made_is_named_by_both_ends_and_one_that_hangs_by
         swarm={"rounds": 2000, "eval_every": 2000},
         topology={"graph": "complete"},
         train={"task": "own:task"},
-        wire={"heartbeat": 0.2},
+        wire={"heartbeat": 0.1},
     )
     subprocess.run(lan.box.inside("bob", "ip", "rule", "add", *FIREWALL), check=True)
     # when both start

@@ -1,0 +1,246 @@
+"""How soon do the neighbors of a node that dies or hangs notice, and is anyone taken for dead who is not?
+
+    python bench/detection.py kill [--times 100]      SIGKILL: nodes of one machine, every survivor of each
+    python bench/detection.py stop [--times 10]       SIGSTOP, SIGCONT: as among machines, on the loopback
+    python bench/detection.py calm [--nodes 8] [--seconds 590] [--apart]      nothing happens
+
+Times are from the signal to the line in the survivor's records. Ends with 1 where a bound of docs/faults.md
+does not hold: .25 s for a kill and 1.5 s for a stop, each seen by every neighbor; survivors lose no round;
+nobody is taken for dead in vain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gossipfl.config.toml import toml_document
+
+GOSSIPFL = str(Path(sysconfig.get_path("scripts")) / "gossipfl")
+KILL, STOP = 0.25, 1.5  # seconds in which all neighbors have noticed
+DEADLINE = 120.0
+
+
+@dataclass
+class Tail:
+    """What is new in a node's records."""
+
+    path: Path
+    at: int = 0
+    seen: list[dict[str, object]] = field(default_factory=list)
+
+    def read(self) -> list[dict[str, object]]:
+        with self.path.open("rb") as file:
+            file.seek(self.at)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self.at += len(whole)
+        new = [json.loads(line) for line in whole.splitlines()]
+        self.seen += new
+        return new
+
+
+def until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> float:
+    """Seconds until something holds."""
+    begun = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun > deadline:
+            raise SystemExit(f"not within {deadline:g} s: {what}")
+        time.sleep(0.002)
+    return time.monotonic() - begun
+
+
+@contextmanager
+def command(*words: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A gossipfl command, ended on leaving."""
+    with (cwd / "out.txt").open("ab") as out:
+        line = [GOSSIPFL, *words]
+        process = subprocess.Popen(line, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
+        try:
+            yield process
+        finally:
+            for number in (signal.SIGCONT, signal.SIGINT):
+                process.send_signal(number)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@contextmanager
+def together(folder: Path, n: int, *, busy: bool) -> Iterator[tuple[list[int], list[Tail]]]:
+    """A swarm on this machine: the nodes' processes, and their records."""
+    keys = ["swarm.rounds=100000000", f"swarm.nodes={n}", "topology.graph=complete", "swarm.eval_every=1000"]
+    keys += ["topology.graph=regular:4"] if busy else ["train.task=consensus"]
+    sets = [word for key in keys for word in ("--set", key)]
+    with command("swarm", "--out", "run", "--quiet", *sets, cwd=folder) as process:
+        records = folder / "run" / "records"
+        until(lambda: len(list(records.glob("*.jsonl"))) == n, "all nodes record")
+        tails = [Tail(path) for path in sorted(records.glob("*.jsonl"), key=_index)]
+        until(lambda: all(t.read() or t.seen for t in tails), "all nodes train")
+        yield _nodes(process.pid, n), tails
+
+
+@contextmanager
+def apart(folder: Path, n: int, graph: str) -> Iterator[tuple[list[int], list[Tail]]]:
+    """The same as processes among machines, on the loopback."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(n)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        places = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    nodes = [{"name": f"n{i}", "address": place} for i, place in enumerate(places)]
+    tables = {"swarm": {"rounds": 100_000_000, "eval_every": 1000}, "topology": {"graph": graph}}
+    (folder / "swarm.toml").write_text(toml_document(tables, node=nodes))
+    with ExitStack() as stack:
+        started = []
+        for i in range(n):
+            line = ("node", "swarm.toml", "--name", f"n{i}", "--out", f"n{i}")
+            started.append(stack.enter_context(command(*line, cwd=folder)))
+        tails = [Tail(folder / f"n{i}" / "records" / f"n{i}.jsonl") for i in range(n)]
+        until(lambda: all(t.path.exists() for t in tails), "all nodes record")
+        until(lambda: all(_kinds(t, "round") for t in tails), "all nodes train")
+        yield [process.pid for process in started], tails
+
+
+def _index(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def _nodes(command: int, n: int) -> list[int]:
+    """The processes of a swarm's nodes, in the order of their start."""
+
+    def children(pid: int) -> list[int]:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    zygote = next(pid for pid in children(command) if len(children(pid)) >= n)
+    return sorted(children(zygote))
+
+
+def _kinds(tail: Tail, kind: str) -> list[dict[str, object]]:
+    tail.read()
+    return [r for r in tail.seen if r["kind"] == kind]
+
+
+def noticed(tails: Sequence[Tail], kind: str, peer: int, since: float) -> list[float]:
+    """Seconds since `since` until each of these has a new record of this kind about a peer."""
+    times: dict[int, float] = {}
+
+    def all_have() -> bool:
+        for k, tail in enumerate(tails):
+            if k not in times and any(r["kind"] == kind and r["peer"] == peer for r in tail.read()):
+                times[k] = time.monotonic() - since
+        return len(times) == len(tails)
+
+    until(all_have, f"{kind} of node {peer}", 60.0)
+    return list(times.values())
+
+
+def whole(tails: Sequence[Tail]) -> bool:
+    """Has everyone made every round?"""
+    for tail in tails:
+        rounds = [int(str(r["round"])) for r in _kinds(tail, "round")]
+        if rounds != list(range(1, len(rounds) + 1)):
+            return False
+    return True
+
+
+def kill(times: int) -> bool:
+    """SIGKILL, one node after the other, in swarms of 24 in which everyone is everyone's neighbor."""
+    found, kept, left, draw = list[float](), True, times, random.Random(1)
+    while left:
+        with tempfile.TemporaryDirectory(prefix="gossipfl-") as name:
+            with together(Path(name), 24, busy=False) as (pids, tails):
+                alive = list(range(24))
+                for victim in draw.sample(alive, min(left, 20)):
+                    alive.remove(victim)
+                    found.append(_signal(pids, tails, victim, signal.SIGKILL, "peer_down", alive))
+                    left -= 1
+            kept = kept and whole([tails[i] for i in alive])
+    print(f"{times} kills, each seen by all its neighbors: {_spread(found)}")
+    print("survivors lost no round" if kept else "SURVIVORS LOST ROUNDS")
+    return kept and max(found) <= KILL
+
+
+def stop(times: int) -> bool:
+    """SIGSTOP and SIGCONT of one of four nodes, and everyone's way back."""
+    found, back = list[float](), list[float]()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gossipfl-")))
+        pids, tails = stack.enter_context(apart(folder, 4, "complete"))
+        for k in range(times):
+            victim = k % 4
+            others = [i for i in range(4) if i != victim]
+            found.append(_signal(pids, tails, victim, signal.SIGSTOP, "peer_down", others))
+            back.append(_signal(pids, tails, victim, signal.SIGCONT, "peer_up", others))
+            time.sleep(5.0)  # until its own health is good again
+        deaths = sum(len(_kinds(tail, "peer_down")) for tail in tails)
+    print(f"{times} stops, each seen by all three neighbors: {_spread(found)}")
+    print(f"met again by all three, after going on: {_spread(back)}")
+    print(f"lines that closed: {deaths} (each stop closes three, at both ends: {6 * times})")
+    return max(found) <= STOP
+
+
+def _signal(
+    pids: Sequence[int], tails: Sequence[Tail], victim: int, number: int, kind: str, others: Sequence[int]
+) -> float:
+    """Send a signal to a node; seconds until all the others have a record of this kind about it."""
+    for i in others:
+        tails[i].read()
+    since = time.monotonic()
+    os.kill(pids[victim], number)
+    return max(noticed([tails[i] for i in others], kind, victim, since))
+
+
+def calm(n: int, seconds: float, lan: bool) -> bool:
+    """Nodes that train, and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="gossipfl-") as name:
+        folder = Path(name)
+        nodes = apart(folder, n, "regular:4") if lan else together(folder, n, busy=True)
+        with nodes as (_, tails):
+            time.sleep(seconds)
+            suspects, deaths = (sum(len(_kinds(t, kind)) for t in tails) for kind in ("suspect", "peer_down"))
+            rounds = min(int(str(_kinds(t, "round")[-1]["round"])) for t in tails)
+    how = "as among machines" if lan else "in one swarm"
+    told = f"{suspects} suspected, {deaths} taken for dead"
+    print(f"{n} busy nodes {how}, {seconds:g} s, {rounds:,} rounds: {told}")
+    return deaths == 0
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"median {statistics.median(seconds):.3f} s, at most {max(seconds):.3f} s"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("what", choices=("kill", "stop", "calm"))
+    parser.add_argument("--times", type=int, default=0)
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=590.0)
+    parser.add_argument("--apart", action="store_true")
+    options = parser.parse_args()
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    if options.what == "kill":
+        return 0 if kill(options.times or 100) else 1
+    if options.what == "stop":
+        return 0 if stop(options.times or 10) else 1
+    return 0 if calm(options.nodes, options.seconds, options.apart) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The connections under libzmq's sockets: when bytes last came on one, and how to end one.
+
+libzmq tells the number of a connection's file descriptor, but neither what passes on it nor how to close it
+alone. The system knows both. A number may be given to another connection at any time, so it is kept with the
+inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+from typing import Final, NamedTuple
+
+#: Where `struct tcp_info` (linux/tcp.h) has `tcpi_last_data_recv`: milliseconds since bytes came.
+_LAST_DATA: Final = 52
+
+
+class Descriptor(NamedTuple):
+    """A connection of this process."""
+
+    number: int
+    inode: int
+
+    def idle(self) -> float | None:
+        """Seconds since bytes of the other end last came; None: the system does not tell, or it is over."""
+        if not sys.platform.startswith("linux"):
+            return None
+        with contextlib.suppress(OSError, struct.error), self._own() as line:
+            if line.family in (socket.AF_INET, socket.AF_INET6):
+                info = line.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+                return float(struct.unpack_from("=I", info, _LAST_DATA)[0]) / 1000
+        return None
+
+    def end(self) -> None:
+        """End the connection: both ends see it closed, as soon as they run."""
+        with contextlib.suppress(OSError), self._own() as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    def _own(self) -> socket.socket:
+        """The connection as a socket of its own. Raises OSError: it is over."""
+        made = os.dup(self.number)
+        try:
+            if os.fstat(made).st_ino != self.inode:
+                raise OSError("the number is another connection's now")
+            return socket.socket(fileno=made)
+        except OSError:
+            os.close(made)
+            raise
+
+
+def descriptor(number: int) -> Descriptor | None:
+    """The connection with this number; None: it is over, or this system has no such numbers."""
+    try:
+        return Descriptor(number, os.fstat(number).st_ino)
+    except OSError:
+        return None
