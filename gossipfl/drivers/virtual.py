@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
@@ -43,6 +43,7 @@ from gossipfl.drivers.travels import Travels
 from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
 from gossipfl.learning import optimizers
+from gossipfl.learning.abreast import Made, Work, abreast, alone
 from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Workload
 
@@ -72,6 +73,8 @@ class _Node(Traveller):
     learner: Learner = field(kw_only=True)
     vigil: Vigil | None = field(kw_only=True)
     x: Tensor = field(kw_only=True)  # what the machine gave last
+    model: Tensor = field(kw_only=True)  # x, or x after
+    made: Made | None = None  # the phase under way, if it is computed already
     phase: Phase = field(default=Phase(0.0, 1.0, 0))
     stepped_at: float = 0.0
     train_s: float = 0.0
@@ -99,13 +102,15 @@ class Simulation(Travels):
         self.travellers = self._nodes
         restarts = any(fault.kind in ("kill", "restart") for fault in plan.config.fault)
         self._every = plan.config.swarm.checkpoint_every if restarts else 0
+        steps = plan.n * plan.rounds * max(1, plan.config.algorithm.local_steps)
+        self._abreast = None if restarts else abreast([node.learner for node in self._nodes], steps)
+        self._training: dict[Hashable, list[int]] = {}  # by kind, the phases begun and not computed
 
     def _node(self, i: int) -> _Node:
         learner = self._workload.learner(i)
         vigil = Vigil(self._criteria) if self._criteria else None
-        return _Node(
-            machine=self._machine(i, learner), learner=learner, vigil=vigil, x=learner.vector.clone()
-        )
+        machine, x = self._machine(i, learner), learner.vector.clone()
+        return _Node(machine=machine, learner=learner, vigil=vigil, x=x, model=x)
 
     def _machine(self, i: int, learner: Learner) -> Rounds:
         plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
@@ -134,7 +139,7 @@ class Simulation(Travels):
         lost = tuple(i for i in unmade if self._nodes[i].lost)
         return Outcome(
             engine="events",
-            x=torch.stack([n.learner.x.detach().clone() for n in self._nodes]),
+            x=torch.stack([self._learner(n).x.detach().clone() for n in self._nodes]),
             present=tuple(i not in lost for i in range(self.plan.n)),
             rounds=tuple(n.rounds for n in self._nodes),
             sent_bytes=tuple(n.sent_bytes for n in self._nodes),
@@ -165,24 +170,39 @@ class Simulation(Travels):
         steps = max(1, self.plan.config.algorithm.local_steps)
         seconds = self.network.compute(i, node.rounds, steps) + self.network.hiccup(i, node.rounds)
         node.train_s = self.seconds(i, seconds)
+        if self._abreast is not None:
+            self._training.setdefault(self._abreast.kind(i, node.rounds), []).append(i)
         self.step(i, now, node.train_s)
+
+    def _made(self, i: int) -> Made:
+        """A node's phase. What comes of it was settled when it began, so all phases of its kind that are
+        under way are computed with it, where that is quicker."""
+        node = self._nodes[i]
+        if self._abreast is None:
+            return alone(node.learner, node.x, node.rounds)
+        if node.made is None:
+            nodes = self._training.pop(self._abreast.kind(i, node.rounds))
+            works = [Work(j, self._nodes[j].x, self._nodes[j].rounds) for j in nodes]
+            for j, found in zip(nodes, self._abreast.phases(works), strict=True):
+                self._nodes[j].made = found
+        made, node.made = node.made, None
+        assert made is not None
+        return made
 
     def ended(self, node: int, now: float) -> None:
         found = self._nodes[node]
-        x = found.x  # what was loaded: the learner's own is written over
-        found.phase = found.learner.phase(found.rounds)
-        after = found.learner.vector.clone()
-        what = wrong(found.phase, after)
+        made = self._made(node)
+        found.phase, ratio = made.phase, made.phase.ratio
+        what = None if made.sound else wrong(made.phase, made.after)
         if what is not None:
-            found.learner.load(x)
             self._diverged = (node, found.rounds + 1, what)
             return
-        found.stepped_at, ratio = now, found.phase.ratio
+        found.model, found.stepped_at = made.after, now
         if found.skipped_from is not None:  # rounds have been left out: the learning rate moved more
             rate = optimizers.rate(self.plan.config.train, self.plan.rounds)
             before, found.skipped_from = rate(found.skipped_from), None
             ratio = rate(found.rounds) / before if before else 1.0
-        self._apply(node, found.machine.handle(Stepped(x, after, ratio), now), now)
+        self._apply(node, found.machine.handle(Stepped(found.x, made.after, ratio), now), now)
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
         for effect in effects:
@@ -192,8 +212,8 @@ class Simulation(Travels):
                 case Adopt():
                     self._adopt(i, effect, now)
                 case Shift(delta):
-                    learner = self._nodes[i].learner
-                    learner.load(learner.vector + delta)
+                    node = self._nodes[i]
+                    node.model = node.model + delta
                 case Note():
                     self._note(i, effect, now)
                 case Finished():
@@ -215,8 +235,7 @@ class Simulation(Travels):
 
     def _adopt(self, i: int, adopt: Adopt, now: float) -> None:
         node = self._nodes[i]
-        node.x = adopt.x
-        node.learner.load(adopt.x)
+        node.x = node.model = adopt.x
         node.rounds += 1
         self._end = max(self._end, now)
         fields = round_fields(adopt, node.phase, len(adopt.counted))
@@ -237,8 +256,9 @@ class Simulation(Travels):
         swarm = self.plan.config.swarm
         values: dict[str, object] = {}
         if due(node.rounds, swarm.eval_every, node.machine.rounds):
-            values = eval_fields(node.learner, swarm.seed)
-            together = self._gathering.add(node.rounds, node.learner.x)
+            learner = self._learner(node)
+            values = eval_fields(learner, swarm.seed)
+            together = self._gathering.add(node.rounds, learner.x)
             self._tell(i, "eval", node.rounds, now, **values, **together)
         if node.vigil is not None and node.vigil.enough(now - self.begun, values):
             self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, node.rounds)), now), now)
@@ -251,6 +271,11 @@ class Simulation(Travels):
             self._save(i)
         self.made(i, node.rounds, now)
         self._next(i, now)
+
+    def _learner(self, node: _Node) -> Learner:
+        """A node's learner, with the node's model."""
+        node.learner.load(node.model)
+        return node.learner
 
     def _next(self, i: int, now: float) -> None:
         if self._nodes[i].rounds < self._nodes[i].machine.rounds:
@@ -268,7 +293,7 @@ class Simulation(Travels):
         if self.complete(i):
             return
         vigil = None if node.vigil is None else node.vigil.kept()
-        trees = copy.deepcopy((to_tree(node.machine.standing()), node.learner.kept(), vigil))
+        trees = copy.deepcopy((to_tree(node.machine.standing()), self._learner(node).kept(), vigil))
         node.saved = _Saved(node.rounds, *trees)
 
     def reborn(self, node: int, now: float) -> None:
@@ -283,6 +308,7 @@ class Simulation(Travels):
             return
         fresh = self._node(node)
         found.machine, found.learner, found.vigil = fresh.machine, fresh.learner, fresh.vigil
+        found.model = fresh.model
         if found.saved is None:
             found.rounds, found.anew = 0, True
             found.machine.resume(anew(0, inc))
@@ -290,13 +316,14 @@ class Simulation(Travels):
         saved = copy.deepcopy(found.saved)
         found.rounds = saved.round
         found.learner.restore(saved.learner)
+        found.model = found.learner.vector.clone()
         if found.vigil is not None and saved.vigil is not None:
             found.vigil.restore(saved.vigil)
         found.anew = keeping.resume(found.machine, saved.machine, self.plan.config, self.plan.rounds)
 
     def started(self, node: int, now: float) -> None:
         found = self._nodes[node]
-        found.x = found.learner.vector.clone()
+        found.x = found.model
         self._apply(node, found.machine.handle(Begin(found.x), now), now)
         if found.anew and self.plan.recipe.rule.keeps:
             self._renew(node, now)

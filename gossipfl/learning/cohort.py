@@ -78,7 +78,7 @@ def module_cohort(
 
     `flats` are the nodes' models at their start, or one that all start from.
     """
-    if why := _obstacle(flats, lesson):
+    if why := obstacle(flats, lesson):
         log.warning("nodes are trained one after the other, not batched: %s", why)
         return LoopCohort([learner(node) for node in range(len(streams))])
     return BatchedCohort(flats, streams, lesson, crew)
@@ -128,7 +128,7 @@ class BatchedCohort:
         for index in tile.batches(round, plan.batch):
             inputs, targets = self.lesson.train.batch(index.reshape(-1))
             gradients, loss = gradient(
-                tile.values, constants, _rows(inputs, len(index)), _rows(targets, len(index))
+                tile.values, constants, rows_of(inputs, len(index)), rows_of(targets, len(index))
             )
             tile.step(gradients, plan.clip)
             total += loss
@@ -146,7 +146,7 @@ class BatchedCohort:
         for size, tile in sizes.items():
             inputs, targets = self.lesson.train.batch(np.zeros(size * self.lesson.regimen.batch, np.int64))
             constants = tile.begin(x, torch.empty_like(x), 0.0)
-            example = (tile.values, constants, _rows(inputs, size), _rows(targets, size))
+            example = (tile.values, constants, rows_of(inputs, size), rows_of(targets, size))
             try:
                 self._traces[size] = trace(self._gradient, example)
             except Exception as error:  # whatever the tracer does not know
@@ -269,7 +269,7 @@ class LoopCohort:
         return learner.evaluate()
 
 
-def _obstacle(flats: Sequence[Flat], lesson: Lesson) -> str:
+def obstacle(flats: Sequence[Flat], lesson: Lesson) -> str:
     """Why the nodes cannot be trained as one; empty when they can."""
     flat, plan = flats[0], lesson.regimen
     trained = (*flat.parameters, *flat.local)
@@ -288,7 +288,7 @@ def _obstacle(flats: Sequence[Flat], lesson: Lesson) -> str:
     set_mode(flat.module, training=True)
     try:
         batched_gradient(flat.module, lesson.task.loss)(
-            views(trained, twice), views(flat.buffers, twice), _rows(inputs, 2), _rows(targets, 2)
+            views(trained, twice), views(flat.buffers, twice), rows_of(inputs, 2), rows_of(targets, 2)
         )
     except Exception as error:  # whatever the model does that vmap does not
         return _first_line(error)
@@ -305,7 +305,7 @@ def _same_rest(flat: Flat, other: Flat) -> bool:
     )
 
 
-def _rows(batch: Tensor, nodes: int) -> Tensor:
+def rows_of(batch: Tensor, nodes: int) -> Tensor:
     """`[nodes · b, ...]` -> `[nodes, b, ...]`."""
     return batch.view(nodes, -1, *batch.shape[1:])
 

@@ -98,6 +98,16 @@ def elementwise(train: Train, kind: type[Optimizer]) -> bool:
     return kind.__name__ in ELEMENTWISE and not train.extra.get("fused")
 
 
+def keeps(make: Make) -> bool:
+    """Does an optimizer keep anything between steps?"""
+    weight = torch.zeros(2, 2, requires_grad=True)
+    optimizer = make([weight])
+    weight.grad = torch.zeros(2, 2)
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.step()
+    return bool(optimizer.state[weight])
+
+
 @contextmanager
 def _refusals(kind: type[Optimizer]) -> Iterator[None]:
     """What torch has against an optimiser, its keywords or the parameters it is given, as a ConfigError."""

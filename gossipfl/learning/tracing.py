@@ -9,12 +9,13 @@ and losses.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, grad, grad_and_value, vmap
 
 Values = Mapping[str, Tensor]  # name -> [t, *shape]
 Gradient = Callable[[Values, Values, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
@@ -34,15 +35,54 @@ def batched_gradient(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]
     return batched
 
 
+def gradient_of_each(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> Gradient:
+    """As `batched_gradient`, but each node's loss is computed by itself: a batched one sums in another order
+    than one node's own, and rounds otherwise."""
+
+    def lost(values: Values, constants: Values, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = torch.as_tensor(functional_call(module, {**values, **constants}, (inputs,)))
+        return loss(outputs, targets), outputs
+
+    def gradient(
+        values: Values, constants: Values, inputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        gradients, outputs = vmap(grad(lost, has_aux=True))(values, constants, inputs, targets)
+        return gradients, torch.stack([loss(*pair) for pair in zip(outputs, targets, strict=True)])
+
+    return gradient
+
+
+def unrolled_gradient(module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> Gradient:
+    """The same node by node, with each operation that one node by itself would do: to be traced."""
+
+    def lost(values: Values, inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(functional_call(module, dict(values), (inputs,)), targets)
+
+    def gradient(
+        values: Values, constants: Values, inputs: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        found, losses = [], []
+        for k in range(len(inputs)):
+            own, rest = ({name: value[k] for name, value in every.items()} for every in (values, constants))
+            one, value = grad_and_value(lambda v, r=rest, k=k: lost({**v, **r}, inputs[k], targets[k]))(own)
+            found.append(one)
+            losses.append(value)
+        return {name: torch.stack([one[name] for one in found]) for name in values}, torch.stack(losses)
+
+    return gradient
+
+
 def safe(module: nn.Module, loss: object) -> bool:
     """Is what the two compute a function of shapes and values alone, whenever they are called?"""
     return all(_plain(part) for part in module.modules()) and _known(loss)
 
 
-def trace(gradient: Gradient, example: tuple[Values, Values, Tensor, Tensor]) -> Gradient:
+def trace(
+    gradient: Gradient, example: tuple[Values, Values, Tensor, Tensor], literal: bool = False
+) -> Gradient:
     """`gradient` for arguments of the shapes of `example`, without the parts that change nothing.
 
-    The result keeps no state: threads may call it at once.
+    The result keeps no state: threads may call it at once. literal: to the last bit, for a little more time.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -52,7 +92,7 @@ def trace(gradient: Gradient, example: tuple[Values, Values, Tensor, Tensor]) ->
     traced.graph.set_codegen(fx.graph.CodeGen())  # tensors in a row, no trees to take apart and to build
     traced.recompile()
     names = tuple(example[0])
-    run = _without_python(traced, example)
+    run = _without_python(traced, example, literal)
 
     def repeat(
         values: Values, constants: Values, inputs: Tensor, targets: Tensor
@@ -64,7 +104,7 @@ def trace(gradient: Gradient, example: tuple[Values, Values, Tensor, Tensor]) ->
 
 
 def _without_python(
-    traced: fx.GraphModule, example: tuple[Values, Values, Tensor, Tensor]
+    traced: fx.GraphModule, example: tuple[Values, Values, Tensor, Tensor], literal: bool
 ) -> Callable[..., Sequence[Tensor]]:
     """The same operations, called one after the other without Python between them: that takes a third of the
     time of a small model, and threads would wait for each other for it. TorchScript does it, where it still
@@ -77,11 +117,28 @@ def _without_python(
                 "ignore"
             )  # PyTorch calls it deprecated, and has nothing that starts at once
             script = torch.jit.trace(traced, flat, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-            script(*flat)
+            with _literally(literal):
+                script(*flat)
     except Exception:  # whatever it does not know
         return traced
-    run: Callable[..., Sequence[Tensor]] = script
+
+    def run(*tensors: Tensor) -> Sequence[Tensor]:
+        with _literally(literal):
+            found: Sequence[Tensor] = script(*tensors)
+            return found
+
     return run
+
+
+@contextmanager
+def _literally(literal: bool) -> Iterator[None]:
+    """Without TorchScript's own changes, in this thread: it takes `addmm` apart, which rounds otherwise."""
+    before = torch._C._get_graph_executor_optimize()
+    torch._C._set_graph_executor_optimize(before and not literal)
+    try:
+        yield
+    finally:
+        torch._C._set_graph_executor_optimize(before)
 
 
 def _plain(module: nn.Module) -> bool:

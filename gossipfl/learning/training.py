@@ -130,8 +130,8 @@ class ModuleLearner:
     def __init__(self, flat: Flat, stream: Stream, lesson: Lesson) -> None:
         self.flat, self.stream, self.lesson = flat, stream, lesson
         self.x = self.vector = flat.vector
-        self._trainable = flat.trainable()
-        self.optimizer: Optimizer = lesson.regimen.make(self._trainable)
+        self.trainable = flat.trainable()
+        self.optimizer: Optimizer = lesson.regimen.make(self.trainable)
         self.count = lesson.regimen.steps(len(stream.part))  # optimiser steps in a phase
 
     def phase(self, round: int) -> Phase:
@@ -173,12 +173,12 @@ class ModuleLearner:
 
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Leaves the (clipped) gradient in the parameters; the loss."""
-        for parameter in self._trainable:
+        for parameter in self.trainable:
             parameter.grad = None
         loss = self.lesson.task.loss(self.flat.module(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.lesson.regimen.clip:
-            clip_grad_norm_(self._trainable, self.lesson.regimen.clip)
+            clip_grad_norm_(self.trainable, self.lesson.regimen.clip)
         return loss.detach()
 
     def load(self, x: Tensor) -> None:
@@ -204,10 +204,10 @@ class ModuleLearner:
         return state_dict(self.flat.module)
 
     def kept(self) -> Tree:
-        return keep(self.flat.module, self.optimizer, self._trainable)
+        return keep(self.flat.module, self.optimizer, self.trainable)
 
     def restore(self, kept: Tree) -> None:
-        put_back(kept, self.flat.module, self.optimizer, self._trainable)
+        put_back(kept, self.flat.module, self.optimizer, self.trainable)
 
 
 def keep(module: nn.Module, optimizer: Optimizer, trainable: Sequence[Tensor]) -> Tree:
