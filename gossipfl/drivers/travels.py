@@ -88,15 +88,17 @@ class Travels(World):
         return 1 if self.disasters is None else self.disasters.copies(peer, event, now)
 
     def finished(self, i: int, now: float) -> None:
-        """A node is done: its process ends, which those learn who cannot reach it."""
+        """A node is done: its process ends, and with it its lines, once what it has sent has arrived."""
         node = self.travellers[i]
         if node.left:
             return
         node.left = True
         self.live -= not node.lost
-        for line in self.around[i]:
-            if line.broken:
-                self.put(now, line.other(i), PeerDown(i, None, gone=True))
+        for line in self.around[i] if self.faulty else ():
+            j = line.other(i)
+            if not line.broken:
+                self.leave_for(j, PeerDown(i, line.session), 0, now)
+            self.leave_for(j, PeerDown(i, None, gone=True), 0, now)
 
     def parting(self, i: int, now: float) -> None:
         """A node has made its rounds; if it is still there after a while, it waits for nobody who is away."""

@@ -225,6 +225,8 @@ class Simulation(Travels):
             return
         if note.kind == "stale":
             self._nodes[i].stale = note.round + 1
+            text = "its checkpoint is older than what its neighbors know of it: it goes on with that model"
+            self._tell(i, "note", self._nodes[i].rounds, now, text=text)
             self.put(now, i, partial(self._come_back, i))
             return
         known = ("skip", "correction", "rejected", "refused", "peer_down", "reset")
@@ -261,7 +263,8 @@ class Simulation(Travels):
             together = self._gathering.add(node.rounds, learner.x)
             self._tell(i, "eval", node.rounds, now, **values, **together)
         if node.vigil is not None and node.vigil.enough(now - self.begun, values):
-            self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, node.rounds)), now), now)
+            round = max(node.rounds, node.machine.round)  # where its neighbours are, if it has been away
+            self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, round)), now), now)
         if node.machine.round > node.rounds:  # its neighbours went on while it was away
             node.skipped_from, node.rounds = node.rounds - 1, node.machine.round
         if (
@@ -312,9 +315,11 @@ class Simulation(Travels):
         if found.saved is None:
             found.rounds, found.anew = 0, True
             found.machine.resume(anew(0, inc))
+            self._tell(node, "note", 0, now, text="begins anew: it has kept nothing")
             return
         saved = copy.deepcopy(found.saved)
         found.rounds = saved.round
+        self._tell(node, "note", saved.round, now, text=f"goes on from its checkpoint of round {saved.round}")
         found.learner.restore(saved.learner)
         found.model = found.learner.vector.clone()
         if found.vigil is not None and saved.vigil is not None:
@@ -337,7 +342,7 @@ class Simulation(Travels):
     def _renew(self, i: int, now: float) -> None:
         """Let everyone begin the rule anew, in a round by which all can have heard of it."""
         machine = self._nodes[i].machine
-        self._apply(i, machine.handle(Renew(self.plan.end_of(i, machine.round + 1)), now), now)
+        self._apply(i, machine.handle(Renew(self.plan.end_of(i, machine.front + 1)), now), now)
 
     # ------------------------------------------------------------------ telling
 

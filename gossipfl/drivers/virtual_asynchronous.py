@@ -216,8 +216,10 @@ class Simulation(Travels):
         found, fresh = self._nodes[node], self._node(node)
         found.walk, found.vigil, found.phase_s, found.tick = fresh.walk, fresh.vigil, 0.0, -1.0
         if found.saved is None:
+            self.tell(node, "note", now, text="begins anew: it has kept nothing")
             return
         saved = copy.deepcopy(found.saved)
+        self.tell(node, "note", now, text=f"goes on from its checkpoint of round {saved.phases}")
         found.walk.steps = saved.steps
         found.walk.machine.resume(saved.machine)
         found.walk.learner.restore(saved.learner)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
 
-from gossipfl.core.events import Event, PeerUp, Received, Send
+from gossipfl.core.events import Event, PeerDown, PeerUp, Received, Send
 from gossipfl.core.messages import Message, Vectors
 from gossipfl.drivers.absences import Absence, Absences
 from gossipfl.drivers.network import Network, on_wire
@@ -22,7 +22,7 @@ from gossipfl.records import Record
 Watch = Callable[[Record], None]
 
 Happening = Event | Callable[[float], None] | None
-_Parcel = tuple[int, Received, int]  # to whom, what, bytes of payload
+_Parcel = tuple[int, Received | PeerDown, int]  # to whom, what, bytes of payload
 Due = tuple[float, int, int, Happening, int]
 """When, in which order of those at one time, at which node, what (None: a step ends); and which turn the step
 is, or how many bytes of payload a message has."""
@@ -186,13 +186,14 @@ class World:
             node.sent_messages += 1
         event = Received(i, send.session, message)
         for _ in range(self.copies(send.peer, event, now)):
-            self._leave_for(send.peer, event, size, now)
+            self.leave_for(send.peer, event, size, now)
 
     def copies(self, peer: int, event: Received, now: float) -> int:
         """How many times a message that is sent to a node goes out."""
         return 1
 
-    def _leave_for(self, peer: int, event: Received, size: int, now: float) -> None:
+    def leave_for(self, peer: int, event: Received | PeerDown, size: int, now: float) -> None:
+        """What a node sends, or the end of its line, goes to a peer behind what it has sent before."""
         i, uplink = event.peer, self._uplinks[event.peer]
         if uplink is None:
             self._travel(i, peer, event, size, now)
@@ -214,7 +215,7 @@ class World:
             self._await(i, uplink)
 
     def _travel(
-        self, i: int, peer: int, event: Received, size: int, now: float, since: float | None = None
+        self, i: int, peer: int, event: Received | PeerDown, size: int, now: float, since: float | None = None
     ) -> None:
         at, took = self.network.arrival(i, peer, now, size, since)
         if self.network.queues:

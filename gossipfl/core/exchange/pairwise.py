@@ -213,7 +213,7 @@ class Pairwise:
                 self._over(line)
                 return self._ask() if self.asking is None else []
             case Nothing():
-                line.done = True
+                line.done, line.answered = True, None  # nobody says goodbye who waits for an answer
                 return []
             case Stop():
                 return self.lines.halt(line.peer)
@@ -255,14 +255,18 @@ class Pairwise:
         assert line.session is not None
         if line.answered is not None and hello.acked < line.answered.number:
             return [Send(line.peer, line.session, Answer(*line.answered))]
+        line.answered = None
         return []
 
     def _leave(self) -> list[Effect]:
-        waits = any(line.up and line.asked is not None for line in self.lines.by_peer.values())
-        if waits or self.left or self._x is None or not self.lines.over():
+        if self.left or self._x is None or not self.lines.over():
+            return []
+        lines = [line for line in self.lines.by_peer.values() if not line.gone]
+        if any(line.asked is not None for line in lines):  # it may have counted there
             return []
         effects = self.lines.part()
-        if self.lines.settled():
+        # An answer may have been lost with its line: whoever asked comes back for it.
+        if self.lines.settled() and not any(line.answered is not None and not line.up for line in lines):
             self.left = True
             effects.append(Finished())
         return effects

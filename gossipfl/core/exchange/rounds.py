@@ -129,7 +129,18 @@ class Rounds:
 
     @property
     def rounds(self) -> int:
-        """How many rounds there will be, as far as is known."""
+        """How many rounds there will be, as far as is known. A round that has begun is made, even if word
+        comes that all is to have ended by then: from a node that has been away, and knew no better."""
+        begun = self.phase in (Phase.TRAINING, Phase.WAITING)
+        return max(self._end, min(self.round + 1, self._rounds)) if begun else self._end
+
+    @property
+    def front(self) -> int:
+        """The round that this node is in, or that of its neighbours if it comes back and they are ahead."""
+        return max(self.round, self._goal)
+
+    @property
+    def _end(self) -> int:
         return min(self._rounds, self.stop)
 
     @property
@@ -206,7 +217,7 @@ class Rounds:
         return self._open_round(x) if self._resumed is None else self._go_on(x, self._resumed)
 
     def _open_round(self, x: Tensor) -> list[Effect]:
-        if self.round >= self.rounds:
+        if self.round >= self._end:
             self.phase = Phase.LEAVING
             return [*self._ends.goodbyes(), *self._leave()]
         self.phase, self.work.x, self.work.after = Phase.TRAINING, x, None
@@ -260,7 +271,7 @@ class Rounds:
         for edge in self.edges.values():
             edge.release(round)
         effects += self._advance()
-        if self.round < self.rounds:
+        if self.round < self._end:
             self.work.let_go()
         return effects + self._open_round(adopt.x)
 
@@ -279,7 +290,7 @@ class Rounds:
     def _advance(self) -> list[Effect]:
         """On to the next round, or to that of the peers, if they went on while this node was away: a gap is
         none, and everyone who waits for a word of it gets one."""
-        last, self.round = self.round, max(self.round + 1, min(self._goal, self.rounds))
+        last, self.round = self.round, max(self.round + 1, min(self._goal, self._end))
         effects: list[Effect] = []
         owed: dict[int, int] = {}
         for t in range(self.round - 1, last, -1):
