@@ -114,4 +114,19 @@ class Reset:
     round: int
 
 
-Message = Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push | Stop | Reset
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The sender comes back, and has no model of this time: may it have the receiver's?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The sender's parameters after `round` rounds, for who wants them; they count nowhere."""
+
+    round: int
+    payload: Vectors
+
+
+Message = (
+    Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push | Stop | Reset | Want | Model
+)

@@ -166,6 +166,8 @@ class Abroad:
                 self._say(f"{who} {note.text}; goes on without it")
             case "peer_down":
                 self._say(f"the line to {who} is down; goes on without it, and takes it up when it is back")
+            case "quarantined":
+                self._say(f"{who} {note.text}")
             case "rejected":
                 self._say(f"rejected {who}: {note.text}")
             case "refused" if self._disagreed.get(peer) != note.text:

@@ -18,10 +18,11 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Send, Shift
+from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Received, Send, Shift
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.membership import Change, State
+from gossipfl.core.messages import Model, Want
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
 from gossipfl.drivers.keeping import Keeping
@@ -38,7 +39,7 @@ from gossipfl.transport.wire import Layout, Who
 from gossipfl.transport.zeromq import ZeroMQ
 
 #: What is to be seen by whoever watches as soon as it happens.
-AT_ONCE: Final = frozenset({"peer_up", "peer_down", "rejected"})
+AT_ONCE: Final = frozenset({"peer_up", "peer_down", "rejected", "quarantined"})
 
 
 class Connected:
@@ -97,6 +98,9 @@ class Connected:
         self._complained = 0.0
         self._met_since = 0.0
         self._anew = False  # do the others have to begin their rule anew with this node?
+        self._lent: set[tuple[int, int]] = set()  # lines on which this node's model has been given away
+        self._lender = -1  # whose model this node wants
+        self._borrowed: Model | None = None
         self._skipped_from: int | None = None  # the last round before those that were left out
         if place.resume is not None:
             self._resume(place.resume)
@@ -162,6 +166,8 @@ class Connected:
                     self._left = True
                 case Note():
                     self._note(effect)
+                    if effect.kind == "rejected":
+                        self._happen(self.transport.reject(effect.peer))
 
     def _note(self, note: Note) -> None:
         if note.kind == "stale":
@@ -194,14 +200,30 @@ class Connected:
         self._wait_s += time.monotonic() - t0
         if events and isinstance(self.machine, Rounds) and self._around.woke():
             self.machine.follow()
-        for event in events:
-            if isinstance(event, Note):
-                self._note(event)
-            else:
-                self._handle(event)
+        self._happen(events)
         for down in self._around.look(self.transport):
             self._handle(down)
         self._listen()
+
+    def _happen(self, events: Sequence[Event | Note]) -> None:
+        """Something has come, or changed, on the lines."""
+        for event in events:
+            if isinstance(event, Note):
+                self._note(event)
+            elif isinstance(event, Received) and isinstance(event.message, Want | Model):
+                self._lend(event)
+            else:
+                self._handle(event)
+
+    def _lend(self, event: Received) -> None:
+        """Someone who comes back wants this node's model, once a line; or a model has come that this node
+        wanted."""
+        line = event.peer, event.session
+        if isinstance(event.message, Model):
+            self._borrowed = event.message if event.peer == self._lender else self._borrowed
+        elif line not in self._lent:
+            self._lent.add(line)
+            self.transport.send(*line, Model(self.rounds, (self._copy(),)))
 
     def _suspect(self, change: Change) -> None:
         """A neighbor is suspected, or not any more; who is dead is told of when its line is down."""
@@ -255,7 +277,7 @@ def layout(plan: Plan, x: Tensor) -> Layout:
     shapes = plan.recipe.packing.shapes(len(x))
     types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
     parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
-    return Layout(parts, tuple(shape.below for shape in shapes))
+    return Layout(parts, tuple(shape.below for shape in shapes), model=((len(x), x.dtype),))
 
 
 def _readable(control: Control) -> Callable[[], bool]:

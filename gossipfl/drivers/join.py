@@ -8,8 +8,10 @@ import os
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -26,7 +28,7 @@ from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.folder import run_folder
 from gossipfl.drivers.naming import node_name
 from gossipfl.drivers.own_loop import Ear, OwnAsynchronousNode, OwnNode
-from gossipfl.drivers.place import Place
+from gossipfl.drivers.place import Place, Stale
 from gossipfl.drivers.plan import Plan
 from gossipfl.errors import ConfigError, GossipError, LocalProtocolError, Problem
 from gossipfl.learning.own import OwnWorkload, lower_is_better
@@ -174,8 +176,14 @@ class Node:
             self._prepare(made)
             memory.keep()
             try:
-                with node:
-                    node.start()
+                with ExitStack() as stack:
+                    try:
+                        stack.enter_context(node).start()
+                    except Stale as stale:  # it was here before, and the others went on without it
+                        stack.close()
+                        where, own = where._replace(borrows=True), replace(own, instance=uuid.uuid4().hex)
+                        node = kind(made, workload, where, ear, own).rejoin(stale.round)
+                        stack.enter_context(node).start()
                     yield from self._stepping(node)
             except Unbound as error:
                 raise lan.unbound(self.name, own, error.errno or 0, str(error)) from None

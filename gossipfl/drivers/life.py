@@ -40,15 +40,15 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
         return
     try:
         while (stale := _live(plan, workload, place, control, lan)) is not None:
-            place = place._replace(resume=stale)  # once more, with its model and nothing else
+            place = stale  # once more, with a model and nothing else
             lan = None if lan is None else replace(lan, instance=uuid.uuid4().hex)
     except Unusable as error:
         control.send_bytes(json.dumps({"error": str(error)}).encode())
 
 
-def _live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None) -> int | None:
-    """The same, until it turns out that what the node goes on from is stale: then the round of the checkpoint
-    to go on from instead. Raises Unusable."""
+def _live(plan: Plan, workload: Workload, place: Place, control: Connection, lan: Lan | None) -> Place | None:
+    """The same, until it turns out that what the node goes on from is stale: then from where to go on
+    instead. Raises Unusable."""
     config = plan.config
     kind = Node if config.algorithm.exchange == "rounds" else AsynchronousNode
     node = kind(plan, workload, place, control, lan)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, Self
 
 from torch import Tensor
 
 from gossipfl.core.events import Adopt, Begin, Halt, PeerDown, Renew, Stepped
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree
+from gossipfl.core.messages import Want
 from gossipfl.drivers import keeping
 from gossipfl.drivers.abroad import EVERY, PARTING
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
-from gossipfl.drivers.place import REJOIN
+from gossipfl.drivers.place import REJOIN, Place
 from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
@@ -23,6 +24,14 @@ from gossipfl.learning.training import Phase
 
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1
+#: Seconds without meeting anyone after which a node that comes back takes them to have left.
+ALONE: Final = 600.0
+#: Rounds by which a checkpoint may be older than the neighbors are, for its model to be gone on with.
+OLD: Final = 10
+#: What is told where it is older.
+OLDER: Final = "its checkpoint is older than what its neighbors know of it"
+#: Seconds in which a neighbor gives its model, or another is asked.
+LEND: Final = 10.0
 #: Seconds in a round until the node says for whom it waits.
 PATIENCE: Final = 5.0
 
@@ -39,7 +48,7 @@ class Node(Connected):
         self.say({"bound": [self.transport.address, self.keeper.address]})
         if self._abroad is not None:
             self._abroad.begin()
-        timeout = self._plan.config.swarm.start_timeout
+        timeout = self._plan.config.swarm.start_timeout or (ALONE if self._came_back() else 0.0)
         limit = time.monotonic() + timeout if timeout else None
         while self.machine.missing() and not self._enough():
             self._look()
@@ -48,15 +57,42 @@ class Node(Connected):
             self._turn(min(pauses, default=None))
             if limit is not None and time.monotonic() >= limit and self.machine.missing():
                 names = ", ".join(self._plan.config.names[j] for j in self.machine.missing())
+                gone = "; have they left?" if self._came_back() else ""
                 raise PeerLost(
-                    f"{self._name}: no word from {names} in {timeout:g} s; see swarm.start_timeout"
+                    f"{self._name}: no word from {names} in {timeout:g} s{gone}; see swarm.start_timeout"
                 )
+
+        if self._place.borrows:
+            self._borrow()
+
+    def _borrow(self) -> None:
+        """Take the model of a neighbor: the lowest that gives it."""
+        for peer, session in sorted(self.transport.lines().items()):
+            self._lender = peer
+            self.transport.send(peer, session, Want())
+            limit = time.monotonic() + LEND
+            while self._borrowed is None and time.monotonic() < limit and peer in self.transport.lines():
+                self._turn(EVERY)
+            if self._borrowed is not None:
+                (x,) = self._borrowed.payload
+                self.learner.load(x)
+                name = self._plan.config.names[peer]
+                self._say_note(f"takes the model that {name} has after round {self._borrowed.round}")
+                break
+        self._lender, self._borrowed = -1, None
+
+    def _say_note(self, text: str) -> None:
+        self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+        self.say({"note": text})
 
     def _enough(self) -> bool:
         """Has a node that comes back waited for its neighbours, and met one of them?"""
-        came_back = self._abroad is not None and self._place.resume is not None
         late = time.monotonic() - self._met_since > REJOIN
-        return came_back and late and len(self.machine.missing()) < len(self._neighbors)
+        return self._came_back() and late and len(self.machine.missing()) < len(self._neighbors)
+
+    def _came_back(self) -> bool:
+        """Was this node here before, among machines?"""
+        return self._abroad is not None and (self._place.resume is not None or self._place.borrows)
 
     def train(self) -> None:
         """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
@@ -202,16 +238,24 @@ class Node(Connected):
         assert isinstance(self.machine, Rounds)
         self._anew = keeping.resume(self.machine, tree, self._plan.config, rounds)
 
-    def come_back(self, round: int) -> int:
-        """Write down that this node goes on with its model where its neighbours are, in `round` or a little
-        later: nothing else of it is as they remember it. The round of that checkpoint. Raises Unusable."""
+    def come_back(self, round: int) -> Place:
+        """Write down that this node goes on where its neighbours are, in `round` or a little later, with its
+        model or one of theirs: nothing else of it is as they remember it. From where. Raises Unusable."""
         at = min(max(self.rounds, round), self._plan.rounds)
         life = Life(self.now, self.begun, self.recorder.position(), self.sent_bytes, None)
         if self._keeping.write(at, life, keeping.afresh(at), self.learner) is None:
             raise Unusable(f"{self._keeping.folder}: what this node comes back with cannot be written")
-        text = "its checkpoint is older than what its neighbors know of it: it goes on with that model"
-        self.say({"note": f"{text}, in round {at + 1}"})
-        return at
+        none, old = self._place.resume is None, at - self.rounds > OLD
+        what = "it has no checkpoint, and its neighbors know it" if none else OLDER
+        how = "goes on with a model of theirs" if none or old else "goes on with that model"
+        self.say({"note": f"{what}: it {how}, in round {at + 1}"})
+        return self._place._replace(resume=at, borrows=none or old)
+
+    def rejoin(self, round: int) -> Self:
+        """Begin in that round, as another incarnation, with a neighbor's model. Before `meet`."""
+        self.rounds, self._anew = min(round, self._plan.rounds), True
+        self._restore(keeping.afresh(self.rounds), self._plan.rounds)
+        return self
 
     # ------------------------------------------------------------------ telling
 

@@ -32,6 +32,7 @@ class Place(NamedTuple):
     epoch: float  # time.monotonic() of the start
     resume: int | None = None  # the round of the checkpoint in `folder` that it goes on from
     lost: str = ""  # why it has no part in this run any more: it was lost before the run was stopped
+    borrows: bool = False  # does it take a neighbor's model, since its own is none, or old?
 
 
 class Control(Protocol):

@@ -16,9 +16,11 @@ import zmq
 from gossipfl.core.events import Event, Note, PeerDown, Received
 from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.messages import Hello, Message, Refuse, Welcome
+from gossipfl.core.quarantine import Quarantine
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import WATCHER, Gate, Keys, Left
 from gossipfl.transport.descriptor import Descriptor, descriptor
+from gossipfl.transport.dialling import ALONE
 from gossipfl.transport.lookout import Lookout
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Socket, Sockets, monitored
@@ -71,9 +73,12 @@ class Accepting:
     `signs` are kept of each peer.
     """
 
-    def __init__(self, sockets: Sockets, layout: Layout, who: Who, signs: Signs) -> None:
+    def __init__(
+        self, sockets: Sockets, layout: Layout, who: Who, signs: Signs, quarantine: Quarantine
+    ) -> None:
         self.address = ""
         self._sockets, self._layout, self._who, self._signs = sockets, layout, who, signs
+        self._quarantine = quarantine
         self._keys: Keys | None = None
         self._gate: Gate | None = None
         self._lookout: Lookout | None = None
@@ -196,6 +201,7 @@ class Accepting:
                 peer = -1 if line.peer is None else line.peer
                 events.append(Note("rejected", peer, str(error)))
                 if line.peer is not None:
+                    events += self._quarantine.reject(line.peer, time.monotonic())
                     self.hang_up(line.peer, line.session)
                     events.append(PeerDown(line.peer, line.session))
                 else:
@@ -237,6 +243,11 @@ class Accepting:
                 raise RemoteProtocolError("a second hello on one connection")
             if line.identity and str(who.node) not in line.identity:
                 raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity[0]}")
+            if self._quarantine.left(who.node, time.monotonic()):
+                with contextlib.suppress(zmq.ZMQError):
+                    self.send(key, next(encode(Refuse(message.session, ALONE), self._who)))
+                line.peer = -1
+                return []
             line.instance = message.about.get(INSTANCE)
             if self._doubled(who.node, line):
                 self._held.append(_Held(time.monotonic() + HOLD, key, line, message, who))

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 import zmq
 
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
+from gossipfl.core.messages import Refuse
+from gossipfl.core.quarantine import Quarantine
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
@@ -33,6 +35,8 @@ _TROUBLE: Final[Mapping[int, str]] = {
 }
 #: Seconds until a dial that failed is tried again: from the first to the last, doubling.
 REDIAL: Final = (0.05, 1.0)
+#: How a node is told that it is left alone for a while, since what it sent could not be taken.
+ALONE: Final = "leaves this node alone for a while: what it sent was rejected"
 #: Milliseconds until libzmq itself would connect again.
 NEVER: Final = 3_600_000
 
@@ -65,8 +69,11 @@ class Session(NamedTuple):
 class Dialling:
     """The edges that this end dials, by peer. `signs` are kept of each."""
 
-    def __init__(self, sockets: Sockets, layout: Layout, keys: Keys | None, signs: Signs) -> None:
+    def __init__(
+        self, sockets: Sockets, layout: Layout, keys: Keys | None, signs: Signs, quarantine: Quarantine
+    ) -> None:
         self._sockets, self._layout, self._keys, self._signs = sockets, layout, keys, signs
+        self._quarantine = quarantine
         self._dialled: dict[int, _Dialled] = {}
 
     def dial(self, peer: int, address: str) -> None:
@@ -187,7 +194,14 @@ class Dialling:
                     Note("rejected", dialled.peer, str(error)),
                     PeerDown(dialled.peer, dialled.session),
                 ]
+                events += self._quarantine.reject(dialled.peer, time.monotonic())
                 self._retry_later(dialled)
+                return events
+            if done is not None and isinstance(done[0], Refuse) and done[0].reason.startswith(ALONE):
+                if dialled.trouble != ALONE:
+                    events.append(Note("quarantined", dialled.peer, done[0].reason))
+                self._retry_later(dialled)
+                dialled.trouble = ALONE
                 return events
             if done is not None and not isinstance(done[0], Beat):
                 dialled.pause, dialled.trouble, dialled.greeted = REDIAL[0], "", True
@@ -223,5 +237,6 @@ class Dialling:
 
     def _retry_later(self, dialled: _Dialled) -> None:
         self._hang_up(dialled)
-        dialled.again_at = time.monotonic() + dialled.pause
+        now = time.monotonic()
+        dialled.again_at = now + max(dialled.pause, self._quarantine.left(dialled.peer, now))
         dialled.pause = min(2 * dialled.pause, REDIAL[1])

@@ -13,6 +13,8 @@ describes these bytes.
     push     [10, number, age, part, offset]    + such a chunk
     stop     [11, round]
     reset    [14, round]
+    want     [15]
+    model    [16, round, part, offset]          + such a chunk
     beat     [6, node, round, steps, training]
 """
 
@@ -33,12 +35,14 @@ from gossipfl.core.messages import (
     Decline,
     Hello,
     Message,
+    Model,
     Nothing,
     Push,
     Refuse,
     Reset,
     Stop,
     Vectors,
+    Want,
     Welcome,
 )
 from gossipfl.errors import RemoteProtocolError
@@ -47,7 +51,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = range(1, 12)
-RESET = 14  # 12 and 13 are of those who only watch
+RESET, WANT, MODEL = range(14, 17)  # 12 and 13 are of those who only watch
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: A frame's limit on the connection: a chunk and a little.
@@ -71,13 +75,18 @@ class Layout(NamedTuple):
     parts: tuple[tuple[int, torch.dtype], ...]
     below: tuple[int, ...] = ()
     chunk: int = CHUNK  # bytes of a frame of numbers at most
+    model: tuple[tuple[int, torch.dtype], ...] = ()  # the same of a whole model
+
+    def of(self, kind: int) -> tuple[tuple[int, torch.dtype], ...]:
+        """The tensors of a message of this kind."""
+        return self.model if kind == MODEL else self.parts
 
 
 class Carrier(NamedTuple):
     """A message with a payload: its name, how it is made, and the integers of its header."""
 
     name: str
-    make: Callable[..., Data | Ask | Answer | Push]  # of those integers and the payload
+    make: Callable[..., Data | Ask | Answer | Push | Model]  # of those integers and the payload
     fields: str
 
 
@@ -86,6 +95,7 @@ CARRIERS: Final[Mapping[int, Carrier]] = {
     ASK: Carrier("ask", Ask, "number"),
     ANSWER: Carrier("answer", Answer, "number"),
     PUSH: Carrier("push", Push, "number age"),
+    MODEL: Carrier("model", Model, "round"),
 }
 
 
@@ -135,6 +145,10 @@ def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
             yield (_pack([STOP, round]),)
         case Reset(round):
             yield (_pack([RESET, round]),)
+        case Want():
+            yield (_pack([WANT]),)
+        case Model(round, payload):
+            yield from _chunks((MODEL, round), payload, chunk)
         case Data(round, counted, payload):
             yield from _chunks((DATA, round, counted), payload, chunk)
         case Ask(number, payload):
@@ -251,12 +265,15 @@ class Decoder:
         if kind == RESET:
             _expect(fields, 2, "reset")
             return Reset(_integers(fields[1:], "round")[0]), None
+        if kind == WANT:
+            _expect(fields, 1, "want")
+            return Want(), None
         if kind == REFUSE:
             _expect(fields, 3, "refuse")
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14 to 16")
 
     def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
         kind, round, part, offset = at
@@ -264,9 +281,10 @@ class Decoder:
         if at != expected:
             name, wanted = CARRIERS[kind].name, CARRIERS[expected[0]].name
             raise RemoteProtocolError(f"chunk {at[1:]} of {name} where {expected[1:]} of {wanted} was due")
-        if part >= len(self.layout.parts):
-            raise RemoteProtocolError(f"part {part} of a payload of {len(self.layout.parts)}")
-        elements, dtype = self.layout.parts[part]
+        parts = self.layout.of(kind)
+        if part >= len(parts):
+            raise RemoteProtocolError(f"part {part} of a payload of {len(parts)}")
+        elements, dtype = parts[part]
         size, got = elements * dtype.itemsize, memoryview(raw).nbytes
         due = min(self.layout.chunk, size - offset)
         if got != due:
@@ -283,9 +301,9 @@ class Decoder:
         if offset + got < size:
             self._at = (kind, round, part, offset + got)
             return None
-        if self.layout.below:
+        if self.layout.below and kind != MODEL:
             _indices(self._parts[part], self.layout.below[part], part)
-        if part + 1 < len(self.layout.parts):
+        if part + 1 < len(parts):
             self._at = (kind, round, part + 1, 0)
             return None
         payload, self._parts, self._at = tuple(self._parts), [], None

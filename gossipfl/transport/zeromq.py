@@ -18,8 +18,9 @@ from typing import Final
 
 import zmq
 
-from gossipfl.core.events import Event, Note
+from gossipfl.core.events import Event, Note, PeerDown
 from gossipfl.core.messages import Message
+from gossipfl.core.quarantine import Quarantine
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
@@ -54,8 +55,9 @@ class ZeroMQ:
         self._sockets = Sockets(Limits(layout.chunk, heartbeat, line is not None))
         self.signs = signs
         keys = None if line is None else line.keys
-        self._dialling = Dialling(self._sockets, layout, keys, self.signs)
-        self._accepting = Accepting(self._sockets, layout, who, self.signs)
+        self._quarantine = Quarantine()
+        self._dialling = Dialling(self._sockets, layout, keys, signs, self._quarantine)
+        self._accepting = Accepting(self._sockets, layout, who, signs, self._quarantine)
         self._ending: list[Left | Session] = []  # connections that are over, seen in the last poll
         self._beat: Callable[[], Beat] | None = None
         self._interval, self._due = 0.0, 0.0  # of own beats
@@ -116,6 +118,14 @@ class ZeroMQ:
         """Seconds since bytes came on a session, of whatever kind; None: nobody knows."""
         of_mine = self._accepting.idle(peer, session)
         return self._dialling.idle(peer, session) if of_mine is None else of_mine
+
+    def reject(self, peer: int) -> list[Event | Note]:
+        """What a peer said could be read, and was wrong all the same: it is counted, and its line ended."""
+        told, session = self._quarantine.reject(peer, time.monotonic()), self.lines().get(peer)
+        if session is None:
+            return [*told]
+        self.hang_up(peer, session)
+        return [*told, PeerDown(peer, session)]
 
     def hang_up(self, peer: int, session: int) -> None:
         """End a session; this end dials again if it dialled. No event tells of it."""

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from gossipfl.core import quarantine
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
 from gossipfl.core.membership import Health
-from gossipfl.core.messages import LAST, Hello, Nothing, Welcome
+from gossipfl.core.messages import LAST, Data, Hello, Nothing, Welcome
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.wire import Layout, Who
 from gossipfl.transport.zeromq import Line, ZeroMQ
@@ -78,3 +79,44 @@ def test_a_line_that_one_end_hangs_up_is_over_at_the_other_and_is_dialled_again(
         assert (here.lines(), there.lines()) == ({}, {})
         # then the end that dialled makes a new one
         assert until(here, lambda e: isinstance(e, PeerUp)) == [PeerUp(1, 2)]
+
+
+@pytest.mark.parametrize("sender", ["who dialled", "who was dialled"])
+def test_who_sends_numbers_that_are_none_three_times_is_left_alone_for_a_while(
+    sender: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two nodes, one of which sends NaN whenever they have met
+    monkeypatch.setattr(quarantine, "FIRST", 0.5)
+    with node(0, "") as here, node(1, "tcp://127.0.0.1:*") as there:
+        here.dial(1, there.address)
+        bad, good = (here, there) if sender == "who dialled" else (there, here)
+        notes: list[str] = []
+
+        def meet() -> None:
+            """One turn of both: greetings are answered, and NaN follows them."""
+            for one, other in ((here, 1), (there, 0)):
+                for event in one.poll(0.01):
+                    if isinstance(event, PeerUp):
+                        one.send(other, event.session, Hello(event.session, 0, None, -1, -1, -1, {}))
+                    elif isinstance(event, Received) and isinstance(event.message, Welcome | Hello):
+                        if one is there:
+                            one.send(0, event.session, Welcome(event.session, 0, None, -1, -1, -1, {}))
+                        if one is bad:
+                            nan = torch.full((3,), torch.nan)
+                            one.send(other, event.session, Data(0, -1, (nan,)))
+                    elif isinstance(event, Note) and one is good:
+                        notes.append(event.kind)
+
+        def until_noted(kind: str, times: int) -> float:
+            end = time.monotonic() + 60
+            while notes.count(kind) < times:
+                assert time.monotonic() < end, notes
+                meet()
+            return time.monotonic()
+
+        # then it is rejected three times, and left alone
+        since = until_noted("quarantined", 1)
+        assert notes == ["rejected"] * 3 + ["quarantined"]
+        # and afterwards it may come again
+        assert until_noted("rejected", 4) - since >= 0.5
+        assert notes.count("quarantined") == 1

@@ -20,11 +20,13 @@ from gossipfl.core.messages import (
     Decline,
     Hello,
     Message,
+    Model,
     Nothing,
     Push,
     Refuse,
     Reset,
     Stop,
+    Want,
     Welcome,
 )
 from gossipfl.transport.lookout import Lookout, answer, ask, next_offset
@@ -46,11 +48,14 @@ KINDS: dict[str, Any] = {
     "push": Push,
     "stop": Stop,
     "reset": Reset,
+    "want": Want,
+    "model": Model,
 }
 
 
 def _layout(vector: dict[str, Any]) -> Layout:
-    return Layout(tuple((elements, getattr(torch, dtype)) for elements, dtype in vector["layout"]))
+    parts = tuple((elements, getattr(torch, dtype)) for elements, dtype in vector["layout"])
+    return Layout(parts, model=parts)
 
 
 def _message(vector: dict[str, Any]) -> Message:

@@ -54,7 +54,7 @@ class Edge:
     gone: bool = False  # the peer will not come back
     session: int | None = None
     peer_inc: int | None = None
-    verify: int = LAST  # restored before this round, and the peer has not said yet that it knows no later one
+    verify: int = LAST  # no round after this is known here, and the peer has not said yet that it knows none
     out: dict[int, Sent] = field(default_factory=dict)
     inbox: dict[int, Vectors] = field(default_factory=dict)
     owed: dict[int, Vectors] = field(

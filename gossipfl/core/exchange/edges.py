@@ -28,7 +28,7 @@ class Edges:
     """One node's ends of its edges, by peer, ascending."""
 
     def __init__(self, neighbors: Iterable[int], arcs: bool, about: Mapping[str, object]) -> None:
-        self.by_peer: dict[int, Edge] = {j: Edge(j, arcs) for j in sorted(neighbors)}
+        self.by_peer: dict[int, Edge] = {j: Edge(j, arcs, verify=-1) for j in sorted(neighbors)}
         self.inc = 0  # incarnation of this node
         self.refused: str | None = None  # why a peer will have nothing to do with this node
         self._about = about

@@ -48,12 +48,14 @@ from gossipfl.core.messages import (
     Data,
     Decline,
     Hello,
+    Model,
     Nothing,
     Push,
     Refuse,
     Reset,
     Stop,
     Vectors,
+    Want,
     Welcome,
 )
 from gossipfl.core.rules.base import Rule
@@ -93,7 +95,7 @@ class Rounds:
         self.work = Work(rule, row, terms)
         self.resets = Resets()
         self._ends = Edges(neighbors, terms.arcs, about)
-        self._row, self._rounds = row, rounds
+        self._row, self._rounds, self._length = row, rounds, rounds
         self._resumed: Standing | None = None
         self._follows = False  # has this node been away, so that it goes on where its peers are?
         self._goal = 0  # the round of a peer that went on meanwhile
@@ -190,6 +192,7 @@ class Rounds:
         self.resets = Resets(standing.resets, standing.renewed)
         for edge in self.edges.values():
             edge.heard = edge.counted = edge.acked = edge.sent = self.round - 1
+            edge.verify = LAST
         for kept in standing.edges:
             if kept.peer in self.edges:
                 self.edges[kept.peer] = stand(kept, self.round, self.work.terms.arcs)
@@ -361,6 +364,8 @@ class Rounds:
 
     def _received(self, event: Received) -> list[Effect]:
         match event.message:
+            case Data(round) if round >= self._length:
+                return [Note("rejected", event.peer, f"a payload of round {round + 1} of {self._length}")]
             case Data() | Nothing():
                 heard, effects = self._ends.hear(event, self.round + 1 < self.rounds)
                 return effects + self._go() if heard else effects
@@ -373,7 +378,7 @@ class Rounds:
             case Refuse(_, reason):
                 self._ends.refused = reason
                 return [Note("refused", event.peer, reason)]
-            case Ask() | Answer() | Decline() | Push():
+            case Ask() | Answer() | Decline() | Push() | Want() | Model():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
     def _go(self) -> list[Effect]:
@@ -384,7 +389,7 @@ class Rounds:
         effects, edge, owed = self._ends.greeted(event)
         if edge is None:
             return effects
-        if self._follows:
+        if self._follows or self.phase is Phase.MEETING:
             self._goal = max(self._goal, hello.sent)
         if self.stop < LAST:
             effects += self._ends.say(edge, Stop(self.stop))

@@ -37,12 +37,14 @@ from gossipfl.core.messages import (
     Decline,
     Hello,
     Message,
+    Model,
     Nothing,
     Push,
     Refuse,
     Reset,
     Stop,
     Vectors,
+    Want,
     Welcome,
 )
 from gossipfl.core.rules.averaging import dpsgd
@@ -99,6 +101,8 @@ def vectors() -> Iterator[Json]:
         ("a push", alice, Push(4, 37, (f64,))),
         ("the swarm ends after 60 rounds", bob, Stop(60)),
         ("all begin their rule anew at the start of round 40", bob, Reset(40)),
+        ("may I have your model?", bob, Want()),
+        ("a model, after 39 rounds", alice, Model(39, (f32,))),
     ]
     for name, who, message in cases:
         payload: Vectors = getattr(message, "payload", ())

@@ -73,3 +73,46 @@ def test_a_node_that_was_killed_comes_back_to_the_round_of_the_others(
         assert float(str(next(r for r in records if r["kind"] == "eval")["accuracy"])) > 0.9
     lines = [r for r in read(tmp_path / "alice" / "records" / "alice.jsonl") if r["kind"] == "peer_up"]
     assert len([r for r in lines if r["peer"] == 1]) == 2
+
+
+def test_a_node_that_was_killed_comes_back_without_a_checkpoint_and_takes_a_neighbors_model(
+    start: Start, until: Until, tmp_path: Path
+) -> None:
+    # given three nodes on a ring, with a rule that remembers, and no checkpoints
+    from tests.system.conftest import GOSSIPFL
+
+    nodes = [{"name": n, "address": f"127.0.0.1:{p}"} for n, p in zip(NAMES, ports(3), strict=True)]
+    tables = {
+        "swarm": {"rounds": 1_000_000, "eval_every": 1_000_000},
+        "algorithm": {"rule": "d2"},
+        "train": {"lr": 0.03},
+    }
+    (tmp_path / "swarm.toml").write_text(toml_document(tables, node=nodes))
+
+    def node(name: str, out: str) -> Running:
+        line = [GOSSIPFL, "node", "swarm.toml", "--name", name, "--out", str(tmp_path / out)]
+        return start(command=line, out=tmp_path / out, cwd=tmp_path)
+
+    def rounds(name: str) -> list[dict[str, object]]:
+        records = read(tmp_path / name / "records" / f"{name.partition('-')[0]}.jsonl")
+        return [r for r in records if r["kind"] == "round"]
+
+    alice, bob, carol = (node(name, name) for name in NAMES)
+    until(lambda: bob.reached(150) or bob.over(), "they train")
+    # when one is killed, and started again in another folder, as if for the first time
+    bob.process.kill()
+    bob.process.wait()
+    until(lambda: rounds("alice")[-1]["neighbors"] == 1, "alice goes on without it")
+    again = node("bob", "bob-again")
+    # then it takes a neighbor's model, and is where they are, and they count it
+    until(lambda: again.reached(150) or again.over(), "bob is back")
+    said = again.text()[0]
+    assert "it has no checkpoint, and its neighbors know it: it goes on with a model of theirs" in said, said
+    assert "takes the model that alice has after round" in said, said
+    until(lambda: rounds("alice")[-1]["neighbors"] == 2, "alice counts it")
+    until(lambda: any(r["kind"] == "reset" for r in carol.records()), "all begin the rule anew")
+    first = rounds("bob-again")[0]
+    assert int(str(first["round"])) > 150 and float(str(first["loss"])) < 0.5
+    for one in (alice, again, carol):
+        one.signal(signal.SIGINT)
+    assert [one.end().code for one in (alice, again, carol)] == [130, 130, 130]
