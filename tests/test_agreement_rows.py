@@ -65,6 +65,9 @@ CASES = [
     Case("dpsgd", "ring", 6, {"train.lr_schedule": "agreement"}, real=("digits", "float32", "ipc")),
     Case("dpsgd-cta", "torus:3x3", 9, {"train.lr_schedule": "agreement"}),
     Case("gradient", "complete", 6, {"train.lr_schedule": "agreement"}),
+    Case("dpsgd", "path", 3, real=("tardy:wide", "float32", "ipc")),
+    Case("qg", "path", 3, real=("tardy:wide", "float32", "tcp")),
+    Case("dpsgd", "star", 4, {"algorithm.aggregate": "by-loss"}, real=("tardy:wide", "float32", "ipc")),
 ]
 REAL = [case for case in CASES if case.real is not None]
 

@@ -111,7 +111,7 @@ class Adopt:
 
     `sent` and `mixed` are what this node gave to the average and what the average gave back (equal length;
     empty where the rule sends nothing); `counted`: the neighbours whose payload of this round is in it,
-    ascending.
+    ascending. `departure`: ‖sent − mixed‖₂ / ‖sent‖₂ of the first of them, if that is known already.
     """
 
     round: int
@@ -119,6 +119,7 @@ class Adopt:
     sent: Vectors
     mixed: Vectors
     counted: tuple[int, ...]
+    departure: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

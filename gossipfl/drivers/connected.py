@@ -35,7 +35,7 @@ from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.pulse import Pulse
-from gossipfl.transport.wire import Layout, Who
+from gossipfl.transport.wire import Layout, Who, frame
 from gossipfl.transport.zeromq import ZeroMQ
 
 #: What is to be seen by whoever watches as soon as it happens.
@@ -75,6 +75,7 @@ class Connected:
         self.keeper: Keeper | Pulse
         self._abroad: Abroad | None = None
         if lan is None:
+            shapes = shapes._replace(chunk=frame(shapes))
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat)
             self.keeper = Keeper(place.node, place.beats, beat, signs, health)
         else:

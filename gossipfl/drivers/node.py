@@ -179,13 +179,18 @@ class Node(Connected):
         self._wait_s = self._mix_s = 0.0
         if not self._around.pause():  # it may wait for nobody, and so never look who is there
             self._turn(0.0)
-        self._handle(Stepped(x, self._copy(), phase.ratio))
+        # Memory that the learner can leave is given away as it is: what is sent of it is not written again.
+        after = self.learner.vector.detach() if self.learner.movable else self._copy()
+        self._handle(Stepped(x, after, phase.ratio))
         self._complained = time.monotonic()
         while self._adopted is None:
             self._turn(PATIENCE)
             self._complain()
         adopt, self._adopted = self._adopted, None
-        self.learner.load(adopt.x)
+        if self.learner.movable:
+            self.learner.move(adopt.x if self.learner.still else adopt.x.clone())
+        else:
+            self.learner.load(adopt.x)
         self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)

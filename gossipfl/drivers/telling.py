@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gossipfl.config import Config
 from gossipfl.core import sketch
-from gossipfl.core.aggregate import BLOCK
+from gossipfl.core.aggregate import departure
 from gossipfl.core.events import Adopt
 from gossipfl.core.stopping import Criteria
 from gossipfl.errors import ConfigError, Problem
@@ -22,20 +22,10 @@ from gossipfl.learning.workload import Assignment
 def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object]:
     """`loss`, `neighbors` and `disagreement` = ||x_i - mixed_i|| / ||x_i|| of what was given to the
     average."""
-    disagreement = 0.0
-    if adopt.sent:
-        disagreement = _departure(adopt.sent[0], adopt.mixed[0])
+    disagreement = adopt.departure
+    if disagreement is None:
+        disagreement = departure(adopt.sent[0], adopt.mixed[0]) if adopt.sent else 0.0
     return {"loss": phase.loss, "neighbors": neighbors, "disagreement": disagreement}
-
-
-def _departure(given: Tensor, got: Tensor) -> float:
-    """‖given − got‖₂ / ‖given‖₂, a block after the other: the difference never leaves the cache."""
-    norm, apart, own = torch.linalg.vector_norm, list[float](), list[float]()
-    for at in range(0, given.shape[-1], BLOCK):
-        one, other = given[..., at : at + BLOCK], got[..., at : at + BLOCK]
-        apart.append(norm(one - other).item())
-        own.append(norm(one).item())
-    return math.hypot(*apart) / max(math.hypot(*own), torch.finfo(given.dtype).tiny)
 
 
 def eval_fields(learner: Learner, seed: int | None) -> dict[str, object]:

@@ -76,6 +76,17 @@ class CarryingLearner:
                 if state:
                     state[name].copy_(row[place].view_as(state[name]))
 
+    @property
+    def movable(self) -> bool:
+        return False
+
+    def move(self, x: Tensor) -> None:
+        raise NotImplementedError("what is averaged is a copy")
+
+    @property
+    def still(self) -> bool:
+        return False
+
     def steps(self, round: int) -> Steps:
         return self.learner.steps(round)
 

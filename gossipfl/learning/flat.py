@@ -7,6 +7,7 @@ each in module order; the first two are `vector`, which is all that neighbours e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -18,6 +19,9 @@ from torch.nn.parameter import is_lazy
 from gossipfl.errors import ConfigError, GossipError, Problem
 
 ALIGNMENT = 64  # bytes: blocked kernels round alike only when their operands are aligned alike
+
+#: Bytes of a tensor above which pointing it elsewhere costs less than copying it.
+WORTH = 65_536
 
 Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -102,6 +106,28 @@ class Flat:
     def load(self, x: Tensor) -> None:
         """Copies x `[d]` into the buffer."""
         self.vector.copy_(x)
+
+    @property
+    def movable(self) -> bool:
+        """May the vector have memory of its own, and does pointing every tensor there cost less than a copy
+        of the numbers?"""
+        segments = len(self.parameters) + len(self.buffers)
+        bytes = self.size * self.buffer.element_size()
+        return not self.local and self.buffer.device.type == "cpu" and bytes >= segments * WORTH
+
+    def move(self, x: Tensor) -> None:
+        """Makes x `[d]` the buffer; what was the buffer is not written again. Only where `movable`."""
+        self._point(x)
+
+    @contextmanager
+    def elsewhere(self, x: Tensor) -> Iterator[None]:
+        """Inside, the module has the values of x `[d]`, and the buffer is not touched."""
+        kept = self.buffer
+        self._point(torch.cat([x, kept[self.size :]]))
+        try:
+            yield
+        finally:
+            self._point(kept)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters an optimiser steps: the shared ones, then those that stay local."""

@@ -84,6 +84,17 @@ class OwnLearner:
             self.vector.copy_(x)
         self.push()
 
+    @property
+    def movable(self) -> bool:
+        return False
+
+    def move(self, x: Tensor) -> None:
+        raise NotImplementedError("the model stays where its owner's loop has it")
+
+    @property
+    def still(self) -> bool:
+        return False
+
     # ------------------------------------------------------------------ steps
 
     def steps(self, round: int) -> Steps:

@@ -61,6 +61,21 @@ class Learner(Protocol):
         """Copies x `[d]` into `vector`."""
         ...
 
+    @property
+    def movable(self) -> bool:
+        """May `vector` be other memory from one round to the next, and does that cost less than a copy?"""
+        ...
+
+    def move(self, x: Tensor) -> None:
+        """x `[d]` is `vector` from here on: its memory, which nobody else may write. What was `vector` is
+        not written again. Only of a learner that is `movable`."""
+        ...
+
+    @property
+    def still(self) -> bool:
+        """Do local phases change nothing?"""
+        ...
+
     def evaluate(self) -> dict[str, float]:
         """`loss` and the task's metrics on the test set."""
         ...
@@ -184,6 +199,18 @@ class ModuleLearner:
     def load(self, x: Tensor) -> None:
         self.flat.load(x)
 
+    @property
+    def movable(self) -> bool:
+        return self.flat.movable
+
+    def move(self, x: Tensor) -> None:
+        self.flat.move(x)
+        self.x = self.vector = self.flat.vector
+
+    @property
+    def still(self) -> bool:
+        return False
+
     def evaluate(self) -> dict[str, float]:
         return evaluate(self.flat.module, self.lesson.task, self.lesson.test)
 
@@ -192,13 +219,10 @@ class ModuleLearner:
         held = self.stream.held
         if not len(held):
             return 0.0
-        kept = self.flat.vector.clone()
-        self.flat.load(x)
         set_mode(self.flat.module, training=False)
         inputs, targets = self.lesson.train.batch(held)
-        loss = self.lesson.task.loss(self.flat.module(inputs), targets)
-        self.flat.load(kept)
-        return float(loss)
+        with self.flat.elsewhere(x):  # `vector` may be on its way to a neighbour: it is not written
+            return float(self.lesson.task.loss(self.flat.module(inputs), targets))
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_dict(self.flat.module)

@@ -115,6 +115,18 @@ class VectorLearner:
     def load(self, x: Tensor) -> None:
         self.vector.copy_(x)
 
+    @property
+    def movable(self) -> bool:
+        return True
+
+    def move(self, x: Tensor) -> None:
+        self.point.x.data = x
+        self.x = self.vector = self.point.x.data
+
+    @property
+    def still(self) -> bool:
+        return self.descent.functions is None
+
     def evaluate(self) -> dict[str, float]:
         functions = self.descent.functions
         loss = functions.value(self.vector).item() if functions else 0.0

@@ -54,6 +54,8 @@ HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = ran
 RESET, WANT, MODEL = range(14, 17)  # 12 and 13 are of those who only watch
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
+#: The same inside one machine: what arrives in one piece is averaged where it lies.
+PIECE: Final = 32 * 1024 * 1024
 #: A frame's limit on the connection: a chunk and a little.
 FRAME_LIMIT: Final = CHUNK + 1024
 MAX_ROUND: Final = 2**62
@@ -80,6 +82,13 @@ class Layout(NamedTuple):
     def of(self, kind: int) -> tuple[tuple[int, torch.dtype], ...]:
         """The tensors of a message of this kind."""
         return self.model if kind == MODEL else self.parts
+
+
+def frame(layout: Layout) -> int:
+    """Bytes of a frame of numbers at most inside one machine: a tensor of the payload, if it is not too
+    large."""
+    largest = max((size * dtype.itemsize for size, dtype in layout.parts), default=0)
+    return max(CHUNK, min(PIECE, largest))
 
 
 class Carrier(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from gossipfl.core.aggregate import Reweigh, Row, ordered_sum
+from gossipfl.core.aggregate import Departure, Reweigh, Row, ordered_sum
 from gossipfl.core.codecs import Packing
 from gossipfl.core.exchange.edge import Flow
 from gossipfl.core.messages import Vectors
@@ -54,24 +54,27 @@ class Intake(NamedTuple):
     withheld: frozenset[int] = frozenset()
 
 
-def inbox(terms: Terms, mine: Own, intake: Intake) -> Inbox:
+def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]:
     """The mixed payload: what is missing is weighed as its sender or this node keeps it, what is late enters
-    too."""
+    too. And how far its first part is from the own one, where mixing it has told that."""
     row = intake.row
     missing = frozenset(j for j in row.neighbors if j not in intake.arrived)
     row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
     if terms.reweigh is not None and terms.score is not None:
         row = _by_score(row, mine, intake.arrived, terms.reweigh, terms.score)
     mixed = []
+    apart = None if intake.late or terms.packing.lossy or not mine.sent else Departure(mine.sent[0])
     for k, value in enumerate(mine.sent):
-        total = ordered_sum([(w, value if j == row.node else intake.arrived[j][k]) for j, w in row.weights])
+        parts = [(w, value if j == row.node else intake.arrived[j][k]) for j, w in row.weights]
+        total = ordered_sum(parts, None, None if apart is None or k else apart.see)
         for flow in intake.late:
             if terms.columns:
                 total += flow.theirs[k] * (flow.weight or 0.0)
             elif flow.mine is not None:
                 total += (flow.theirs[k] - flow.mine[k]) * (flow.weight or 0.0)
         mixed.append(total)
-    return Inbox(terms.packing.settle(mine.payload, mine.sent, tuple(mixed)), mine.sent)
+    box = Inbox(terms.packing.settle(mine.payload, mine.sent, tuple(mixed)), mine.sent)
+    return box, None if apart is None else apart.value()
 
 
 def _by_score(

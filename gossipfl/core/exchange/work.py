@@ -91,9 +91,13 @@ class Work:
         assert self.x is not None and self.after is not None
         state, intake = self._last
         per_link = self.rule.per_link
-        box = inbox_by_link(self.own, intake) if per_link else inbox(self.terms, self.own, intake)
+        apart: float | None = None
+        if per_link:
+            box = inbox_by_link(self.own, intake)
+        else:
+            box, apart = inbox(self.terms, self.own, intake)
         x, state = self.rule.absorb(state, self.x, self.after, box, self._turn)
         given, got = self.own.payload, box.mixed
         if self.rule.sends and (per_link or self.rule.sends[0].kind != "vector"):
-            given, got = (self.after,), (x,)
-        return Adopt(self._turn.round, x, given, got, tuple(sorted(intake.arrived))), state
+            given, got, apart = (self.after,), (x,), None
+        return Adopt(self._turn.round, x, given, got, tuple(sorted(intake.arrived)), apart), state

@@ -1,0 +1,105 @@
+"""What a node gives away of its memory is not written again: it may be on its way to a slow neighbor yet."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gossipfl.config import load_config
+from gossipfl.core.aggregate import BLOCK, Departure, departure, ordered_sum
+from gossipfl.learning.flat import Flat
+from gossipfl.learning.training import ModuleLearner
+from gossipfl.learning.workload import workload
+
+
+def learner(task: str = "tardy:wide") -> ModuleLearner:
+    config = load_config(
+        {
+            "swarm": {"nodes": 2},
+            "algorithm": {"aggregate": "by-loss", "validation": 0.2},
+            "train": {"task": task, "batch": 8},
+        }
+    )
+    found = workload(config).learner(0)
+    assert isinstance(found, ModuleLearner)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.syspath_prepend(str(request.path.parent.parent))  # where `tardy` is
+
+
+def test_a_local_phase_after_a_move_leaves_what_was_sent_alone() -> None:
+    node = learner()
+    assert node.movable
+    node.phase(0)
+    sent = node.vector.detach()
+    kept = sent.clone()
+
+    node.move(sent.clone())
+    node.phase(1)
+
+    assert torch.equal(sent, kept)
+    assert not torch.equal(node.vector, kept)
+    assert node.x is node.vector
+
+
+def test_a_moved_model_learns_as_one_that_was_copied_to() -> None:
+    one, other = learner(), learner()
+    for round in range(3):
+        one.phase(round)
+        other.phase(round)
+        one.move(one.vector.detach() * 0.5)
+        other.load(other.vector.detach() * 0.5)
+
+    assert torch.equal(one.vector, other.vector)
+    assert one.evaluate() == other.evaluate()
+
+
+def test_to_look_at_another_model_does_not_write_to_ones_own() -> None:
+    node = learner()
+    before, version = node.vector.data_ptr(), node.vector._version
+    own = node.validate(node.vector.detach().clone())
+
+    assert node.validate(torch.zeros_like(node.vector)) != own
+    assert node.vector.data_ptr() == before
+    assert node.vector._version == version
+    assert node.validate(node.vector.detach().clone()) == own
+
+
+def test_a_model_of_many_small_tensors_or_with_parts_of_its_own_is_copied() -> None:
+    small = nn.Sequential(*[nn.Linear(4, 4) for _ in range(8)])
+    large = nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 512))
+
+    assert not Flat(small).movable
+    assert Flat(large).movable
+    assert not Flat(large, share=["0.*"]).movable
+
+
+@pytest.mark.parametrize("size", [7, BLOCK - 1, 2 * BLOCK + 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_sum_into_memory_has_the_bits_of_one_into_new(size: int, dtype: torch.dtype) -> None:
+    values = [torch.randn(size).to(dtype) for _ in range(3)]
+    values[0][:3], values[1][:3], values[2][:3] = -0.0, -0.0, -0.0
+    terms = list(zip((0.25, 0.5, 0.25), values, strict=True))
+    into, seen = torch.full((size,), torch.nan, dtype=dtype), Departure(values[1])
+
+    total = ordered_sum(terms, into, seen.see)
+
+    assert total is into
+    assert bits(total) == bits(ordered_sum(terms)) == bits(plain(terms))
+    assert seen.value() == departure(values[1], total)
+
+
+def plain(terms: list[tuple[float, Tensor]]) -> Tensor:
+    wide = [(w, v.float() if v.dtype.itemsize < 4 else v) for w, v in terms]
+    total = torch.zeros_like(wide[0][1])
+    for weight, value in wide:
+        total = total + value * weight
+    return total.to(terms[0][1].dtype)
+
+
+def bits(x: Tensor) -> bytes:
+    return x.view(torch.uint8).numpy().tobytes()
