@@ -28,7 +28,7 @@ from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
 from gossipfl.drivers.keeping import Keeping
 from gossipfl.drivers.neighborhood import Neighborhood, terms
 from gossipfl.drivers.place import Control, Place, Stale, Stopped
-from gossipfl.drivers.plan import Plan, neighbors
+from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria
 from gossipfl.errors import Refused
 from gossipfl.learning.workload import Assignment
@@ -54,8 +54,7 @@ class Connected:
         self._name = config.names[place.node]
         self._seed = config.swarm.seed if lan is None else None  # of the sketch of x: off between machines
         self.learner = workload.learner(place.node)
-        edges = plan.edges()
-        self._neighbors = neighbors(edges, place.node)
+        self._neighbors = plan.near(place.node)
         about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
         self.machine = self._make(about)
         enough = criteria(config, workload)

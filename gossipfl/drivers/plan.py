@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from gossipfl.config import Config
@@ -61,6 +62,18 @@ class Plan:
 
     def edges(self) -> list[tuple[int, int]]:
         """Every edge (i < j) that some round of this run uses, sorted."""
+        return self._edges
+
+    def near(self, node: int) -> tuple[int, ...]:
+        """All the nodes that `node` shares an edge with, ascending."""
+        return self._near[node]
+
+    @cached_property
+    def _near(self) -> list[tuple[int, ...]]:
+        return neighbors_of_all(self._edges, self.n)
+
+    @cached_property
+    def _edges(self) -> list[tuple[int, int]]:
         found: set[tuple[int, int]] = set()
         for t in self.distinct_rounds():
             coo = self.recipe.schedule.mixing(t).matrix.tocoo()
@@ -77,20 +90,28 @@ class Plan:
 
     def about(self, model: tuple[tuple[str, tuple[int, ...], str], ...], data_hash: str) -> dict[str, object]:
         """What a node tells when it meets another: both must say the same."""
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "graph": self._graph,
+            "model": hashlib.sha256(repr(model).encode()).hexdigest()[:16],
+            "parameters": _parameters(model),
+            "data": data_hash,
+            **self._comparable,
+        }
+
+    @cached_property
+    def _comparable(self) -> dict[str, object]:
+        return self.config.comparable()
+
+    @cached_property
+    def _graph(self) -> str:
         graph = hashlib.sha256()
         for t in self.distinct_rounds()[:64]:
             matrix = self.recipe.schedule.mixing(t).matrix
             for array in (matrix.indptr, matrix.indices):
                 graph.update(array.astype("<i8").tobytes())
             graph.update(matrix.data.astype("<f8").tobytes())
-        return {
-            "protocol": PROTOCOL_VERSION,
-            "graph": graph.hexdigest()[:16],
-            "model": hashlib.sha256(repr(model).encode()).hexdigest()[:16],
-            "parameters": _parameters(model),
-            "data": data_hash,
-            **self.config.comparable(),
-        }
+        return graph.hexdigest()[:16]
 
 
 def _parameters(model: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:

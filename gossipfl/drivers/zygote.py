@@ -220,14 +220,10 @@ class Nursery:
             return
         self._met = True
         addresses = {c.node: c.bound for c in self._children if c.bound is not None}
-        edges = self._plan.edges()
-        near: dict[int, list[int]] = {c.node: [] for c in self._children}
-        for i, j in edges:
-            near[i].append(j)
-            near[j].append(i)
         for child in self._children:
             if child.alive:
-                _send(child, {"addresses": {j: addresses[j] for j in near[child.node] if j in addresses}})
+                near = self._plan.near(child.node)
+                _send(child, {"addresses": {j: addresses[j] for j in near if j in addresses}})
 
     def _stop(self, grace: float) -> None:
         told, by = self._stop_by is not None, time.monotonic() + grace
@@ -309,6 +305,7 @@ def _warm(load: Workload) -> None:
     for round in range(2):
         learner.phase(round)
     learner.evaluate()
+    load.prepare()
 
 
 def main(scratch: str) -> int:
@@ -355,13 +352,14 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     if lacking := room.problems(degrees, load.d * getattr(torch, config.train.dtype).itemsize, granted):
         raise ConfigError(lacking)
     _warm(load)
+    about = made.about(load.signature, load.data_hash)  # here once, instead of in every node
     tell({"ready": time.monotonic() - job["epoch"]})
     run = Run(folder, scratch, job["epoch"], job["resume"], job["lost"])
     if run.resume:
         name, round = next(iter(run.resume.items()))
         found = checkpoint.header(folder / checkpoint.FOLDER / name, round)
         static = made.recipe.schedule.length is not None
-        require_same_data(made.about(load.signature, load.data_hash), found, static)
+        require_same_data(about, found, static)
     with Nursery(made, load, run, tell) as nursery:
         outcome = nursery.watch()
     if nursery.interrupted:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
 from gossipfl.learning.flat import Flat
+from gossipfl.learning.lean import stepper
 from gossipfl.learning.training import ModuleLearner, Phase, Steps, Tree, drain
 
 
@@ -23,7 +24,7 @@ def states(make: optimizers.Make, name: str) -> tuple[str, ...]:
     optimizer = make([parameter])
     parameter.grad = torch.zeros_like(parameter)
     if not isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step()
+        stepper(optimizer)()
     kept = optimizer.state[parameter]
     found = sorted(k for k, v in kept.items() if isinstance(v, Tensor) and v.shape == parameter.shape)
     if not found:

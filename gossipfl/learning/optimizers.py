@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gossipfl.config import Train
 from gossipfl.errors import ConfigError, Problem
+from gossipfl.learning.lean import stepper, uncompiled
 
 ELEMENTWISE = frozenset(
     {"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"}
@@ -79,7 +80,7 @@ def optimizer(train: Train) -> tuple[type[Optimizer], Make]:
         raise ConfigError(problems)
 
     def make(parameters: Iterable[Tensor]) -> Optimizer:
-        with _refusals(kind):
+        with _refusals(kind), uncompiled():
             made: Optimizer = kind(parameters, lr=train.lr, **keywords)  # type: ignore[arg-type, call-arg]
             return made
 
@@ -88,7 +89,7 @@ def optimizer(train: Train) -> tuple[type[Optimizer], Make]:
     weight.grad = torch.zeros(2, 2)
     if not isinstance(tried, torch.optim.LBFGS):
         with _refusals(kind):
-            tried.step()
+            stepper(tried)()
     return kind, make
 
 

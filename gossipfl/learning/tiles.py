@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gossipfl.learning.batches import Index, Stream, take
 from gossipfl.learning.flat import Flat, Segment
+from gossipfl.learning.lean import stepper
 from gossipfl.learning.tracing import Values
 from gossipfl.learning.training import Regimen
 
@@ -43,6 +44,7 @@ class Tile:
         self.values = {s.name: own.new_empty(0) for s in self._segments}
         self._point(own.new_empty(len(nodes), self._shared + own.shape[1]))
         self.optimizer = regimen.make(list(self.values.values()))
+        self._advance = stepper(self.optimizer)
         self._first, self._drawn = 0, np.empty((len(nodes), 0, self.steps, 0), dtype=np.int64)
 
     @property
@@ -94,7 +96,7 @@ class Tile:
             gradients = {k: g * scale.view(-1, *[1] * (g.dim() - 1)) for k, g in gradients.items()}
         for name, gradient in gradients.items():
             self.values[name].grad = gradient
-        self.optimizer.step()
+        self._advance()
 
     def _point(self, theta: Tensor) -> None:
         for name, view in views(self._segments, theta).items():

@@ -17,7 +17,8 @@ from gossipfl.draw import Purpose, seed64
 from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Samples, Stream
 from gossipfl.learning.flat import Flat, named_tensors, state_dict
-from gossipfl.learning.models import Traits, evaluate, set_mode
+from gossipfl.learning.lean import stepper
+from gossipfl.learning.models import Traits, evaluate, set_mode, sow
 from gossipfl.learning.task import Task
 
 
@@ -143,11 +144,17 @@ class ModuleLearner:
     """A Learner of a PyTorch module. The optimiser's state stays here, whatever is loaded."""
 
     def __init__(self, flat: Flat, stream: Stream, lesson: Lesson) -> None:
-        self.flat, self.stream, self.lesson = flat, stream, lesson
+        self.flat, self.lesson = flat, lesson
         self.x = self.vector = flat.vector
         self.trainable = flat.trainable()
         self.optimizer: Optimizer = lesson.regimen.make(self.trainable)
-        self.count = lesson.regimen.steps(len(stream.part))  # optimiser steps in a phase
+        self._advance = stepper(self.optimizer)
+        self.follow(stream)
+
+    def follow(self, stream: Stream) -> None:
+        """Train on this node's samples."""
+        self.stream = stream
+        self.count = self.lesson.regimen.steps(len(stream.part))  # optimiser steps in a phase
 
     def phase(self, round: int) -> Phase:
         return drain(self.steps(round))
@@ -183,7 +190,7 @@ class ModuleLearner:
             self.optimizer.step(closure)  # type: ignore[no-untyped-call]
             return losses[0]
         loss = self._gradient(inputs, targets)
-        self.optimizer.step()
+        self._advance()
         return loss
 
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -286,7 +293,7 @@ class _Dice:
             return
         with torch.random.fork_rng(devices=[]):
             if self._state is None:
-                torch.manual_seed(self._seed)
+                sow(self._seed)
             else:
                 torch.set_rng_state(self._state)
             yield

@@ -224,6 +224,9 @@ class VectorWorkload:
         own = self._descent._replace(functions=functions.node(node)) if functions else self._descent
         return VectorLearner(self._start[node].clone(), self._target, own)
 
+    def prepare(self) -> None:
+        """A learner is made at once."""
+
     def cohort(self, crew: Crew = ALONE) -> VectorCohort:
         return VectorCohort(self._start, self._target, self._descent)
 

@@ -49,6 +49,10 @@ class Workload(Assignment, Protocol):
     plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
     parts: tuple[Index, ...]  # indices of each node's samples; empty for vector tasks
 
+    def prepare(self) -> None:
+        """Make the next learner's model ahead: every process that is forked from this one finds it made."""
+        ...
+
     def cohort(self, crew: Crew = ALONE) -> Cohort:
         """All nodes at once, at their start; `crew` are the threads that may train them."""
         ...
@@ -110,11 +114,20 @@ class ModuleWorkload:
         self.plain = self.d - shared + len(self._states) * shared
         self.signature = flat.signature()
         self.data_hash = _schema(task) if config.data.partition == "local" else _data_hash(task, self.parts)
+        self._ready: ModuleLearner | None = None
 
     def learner(self, node: int) -> ModuleLearner | CarryingLearner:
-        flat = self._flat(self._build(node).to(self._device))
-        learner = ModuleLearner(flat, self._stream(node), self.lesson)
+        learner, self._ready = self._ready or self._made(node), None
+        learner.follow(self._stream(node))
         return CarryingLearner(learner, self._states) if self._states else learner
+
+    def prepare(self) -> None:
+        if self.config.swarm.same_start:
+            self._ready = self._made(0)
+
+    def _made(self, node: int) -> ModuleLearner:
+        flat = self._flat(self._build(node).to(self._device))
+        return ModuleLearner(flat, self._stream(node), self.lesson)
 
     def cohort(self, crew: Crew = ALONE) -> Cohort:
         nodes = range(self.config.swarm.nodes)
