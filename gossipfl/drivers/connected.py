@@ -76,12 +76,13 @@ class Connected:
         if lan is None:
             shapes = shapes._replace(chunk=frame(shapes))
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat)
-            self.keeper = Keeper(place.node, place.beats, beat, signs, health)
+            self.keeper = Keeper(place.node, place.beats, self.transport, beat, health)
         else:
             shapes = shapes._replace(chunk=CHUNK)
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat, lan.line(records))
             self.keeper = Pulse(place.node, self.transport, beat, health)
             self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
+        self.transport.expect(len(self._neighbors))
         self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
         self.begun = self.ended = 0.0

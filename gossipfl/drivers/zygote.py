@@ -22,9 +22,11 @@ import shutil
 import signal
 import sys
 import time
+from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gossipfl.config import Config, load_config
 from gossipfl.drivers import checkpoint, room
+from gossipfl.drivers.forked import Forked
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.outcome import Outcome, summarize
@@ -64,7 +67,7 @@ class _Child:
     """A node's process as the zygote sees it."""
 
     node: int
-    process: BaseProcess
+    process: Forked | BaseProcess
     control: Connection
     bound: list[str] | None = None
     begun: float | None = None
@@ -114,17 +117,21 @@ class Nursery:
         return self
 
     def _start(self, context: Any, forking: bool) -> None:
+        ends = array("i", [self._selector.fileno()] if forking else [])
         for node in range(self._plan.n):
             ours, theirs = context.Pipe()
             name = self._plan.config.names[node]
             goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
             place = Place(node, self._folder, self._scratch, *self._listen(node), self._run.epoch, *goes_on)
+            ends.append(ours.fileno())
+            process: Forked | BaseProcess
             if forking:
-                ends = [c.control for c in self._children] + [ours]
-                process = context.Process(target=_born, args=(self._plan, self._load, place, theirs, ends))
+                process = Forked(partial(_born, self._plan, self._load, place, theirs), name, ends)
             else:
-                process = context.Process(target=_spawned, args=(self._plan.config.to_dict(), place, theirs))
-            process.start()
+                args = (self._plan.config.to_dict(), place, theirs)
+                spawned: BaseProcess = context.Process(target=_spawned, args=args)
+                spawned.start()
+                process = spawned
             theirs.close()
             child = _Child(node, process, ours)
             self._children.append(child)
@@ -285,9 +292,7 @@ def _settle_in() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _born(made: Plan, load: Workload, place: Place, control: Connection, ends: list[Connection]) -> None:
-    for end in ends:
-        end.close()
+def _born(made: Plan, load: Workload, place: Place, control: Connection) -> None:
     _settle_in()
     live(made, load, place, control)
 
@@ -353,6 +358,7 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
         raise ConfigError(lacking)
     _warm(load)
     about = made.about(load.signature, load.data_hash)  # here once, instead of in every node
+    made.near(0)
     tell({"ready": time.monotonic() - job["epoch"]})
     run = Run(folder, scratch, job["epoch"], job["resume"], job["lost"])
     if run.resume:

@@ -15,10 +15,10 @@ class Airwaves:
     """One publisher and what is subscribed to, for a thread of its own: only `wait` and `publish` may be
     called there, `subscribe` and `stop` from any other."""
 
-    def __init__(self, listen: str) -> None:
+    def __init__(self, listen: str, context: zmq.Context[Socket]) -> None:
+        """context: whose threads move the beats; it outlives this."""
         self.address = ""
-        self._listen = listen
-        self._context: zmq.Context[Socket] = zmq.Context()
+        self._listen, self._context = listen, context
 
     def __enter__(self) -> Airwaves:
         self._publisher: Socket = self._context.socket(zmq.PUB)
@@ -43,7 +43,6 @@ class Airwaves:
     ) -> None:
         for socket in (self._publisher, self._subscriber, self._inside, self._outside):
             socket.close(linger=0)
-        self._context.term()
 
     def subscribe(self, addresses: list[str]) -> None:
         """Hear what is published at these addresses."""

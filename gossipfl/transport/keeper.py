@@ -3,7 +3,7 @@ node trains.
 
 A process that hangs keeps its connections open and libzmq's thread goes on answering; only beats that carry
 progress tell a slow node from a stuck one. The keeper has sockets of its own, since ZeroMQ's may not be
-shared between threads.
+shared between threads; libzmq's threads they share with the lines.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from types import TracebackType
 from gossipfl.core.membership import Health
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.airwaves import Airwaves
-from gossipfl.transport.signs import Signs
 from gossipfl.transport.wire import Beat, decode_beat, encode_beat
+from gossipfl.transport.zeromq import ZeroMQ
 
 
 class Keeper:
     """Sends this node's beats and keeps the neighbours' last ones. A context manager: the thread lives inside
     the `with`."""
 
-    def __init__(self, node: int, listen: str, interval: float, signs: Signs, health: Health) -> None:
-        """listen: where beats are published; interval: seconds between two of them; signs: takes those of the
-        neighbours; health: is told of the own ones."""
+    def __init__(self, node: int, listen: str, transport: ZeroMQ, interval: float, health: Health) -> None:
+        """listen: where beats are published; transport: the lines, whose signs are kept; interval: seconds
+        between two beats; health: is told of the own ones. Its `with` lies inside that of the transport."""
         self.address = ""
         self._node, self._interval = node, interval
-        self._air = Airwaves(listen)
+        self._air = Airwaves(listen, transport.context)
         self._beat = Beat(node, 0, 0, False)
         self._steps = 0
-        self._signs, self._health = signs, health
+        self._signs, self._health = transport.signs, health
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{node}", daemon=True)
 
     def __enter__(self) -> Keeper:

@@ -25,7 +25,7 @@ from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Limits, Sockets
+from gossipfl.transport.sockets import Limits, Socket, Sockets
 from gossipfl.transport.wire import Beat, Layout, Who, encode, encode_beat
 
 __all__ = ["Line", "Unbound", "ZeroMQ"]
@@ -34,6 +34,9 @@ __all__ = ["Line", "Unbound", "ZeroMQ"]
 SETTLE: Final = 0.02
 #: Seconds that what was sent may take to leave after the node is done.
 LINGER: Final = 10.0
+#: Sockets that a line takes at most, with its monitor and what is being closed; those of a node besides.
+SOCKETS: Final = 8
+SPARE: Final = 256
 
 
 class ZeroMQ:
@@ -61,6 +64,7 @@ class ZeroMQ:
         self._ending: list[Left | Session] = []  # connections that are over, seen in the last poll
         self._beat: Callable[[], Beat] | None = None
         self._interval, self._due = 0.0, 0.0  # of own beats
+        self._peers = 8192
         # Sockets may be used by one thread at a time: the one that calls `poll`, or one that calls `beat`.
         self._lock = threading.Lock()
         self.sent_bytes = 0
@@ -68,7 +72,7 @@ class ZeroMQ:
     # ------------------------------------------------------------------ lifetime
 
     def __enter__(self) -> ZeroMQ:
-        self._sockets.context.set(zmq.MAX_SOCKETS, 65_536)
+        self._sockets.context.set(zmq.MAX_SOCKETS, SPARE + SOCKETS * self._peers)
         try:
             self._accepting.listen(self._listen, self._line)
         except Unbound as error:
@@ -83,6 +87,16 @@ class ZeroMQ:
         self._dialling.close(linger)
         self._accepting.close(linger, kind, error, trace)
         self._sockets.context.term()
+
+    def expect(self, peers: int) -> None:
+        """Have room for lines to so many peers; to be called before entering. libzmq writes 12 bytes for each
+        socket that there might ever be."""
+        self._peers = peers
+
+    @property
+    def context(self) -> zmq.Context[Socket]:
+        """Whose threads move the bytes; it ends with the `with`."""
+        return self._sockets.context
 
     @property
     def address(self) -> str:
