@@ -20,6 +20,7 @@ from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Index, Stream, take
 from gossipfl.learning.cohort import obstacle, rows_of
 from gossipfl.learning.flat import ALIGNMENT
+from gossipfl.learning.lean import stepper
 from gossipfl.learning.models import set_mode
 from gossipfl.learning.tiles import BYTES, views
 from gossipfl.learning.tracing import Gradient, gradient_of_each, safe, trace, unrolled_gradient
@@ -74,6 +75,7 @@ class Abreast:
         self._segments = (*flat.parameters, *flat.local)
         self._parameters = [flat.buffer.new_empty(0) for _ in self._segments]
         self._optimizer = self.lesson.regimen.make(self._parameters)
+        self._advance = stepper(self._optimizer)
         self._keeps = optimizers.keeps(self.lesson.regimen.make)
         self._ways = [gradient_of_each, unrolled_gradient]  # left to be tried, the quickest first
         self._gradient: Gradient | None = None
@@ -173,7 +175,7 @@ class Abreast:
             gradients, loss = gradient(*arguments)
             for parameter, found in zip(self._parameters, gradients.values(), strict=True):
                 parameter.grad = found
-            self._optimizer.step()
+            self._advance()
             losses = losses + loss if step else loss
         return rows, losses, count
 

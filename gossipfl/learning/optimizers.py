@@ -105,7 +105,7 @@ def keeps(make: Make) -> bool:
     optimizer = make([weight])
     weight.grad = torch.zeros(2, 2)
     if not isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step()
+        stepper(optimizer)()
     return bool(optimizer.state[weight])
 
 
