@@ -20,7 +20,7 @@ from gossipfl.observe import exports
 from gossipfl.observe.follow import Follower
 from gossipfl.observe.result import Result, load
 from gossipfl.observe.sweep_result import SweepResult, results
-from gossipfl.records import Record, merge, read, to_json
+from gossipfl.records import Record, merge, read, tally, to_json
 
 if TYPE_CHECKING:
     from gossipfl.drivers.resuming import Found
@@ -374,6 +374,7 @@ def _finish(
 ) -> Result:
     """Write what is left to write; raises TrainingDiverged when that is how the run ended."""
     folder = saving.folder
+    summary["events"] = tally(records)
     saving.text("summary.json", json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
     if report and folder is not None and not saving.failed:
         from gossipfl.observe.report import write_report

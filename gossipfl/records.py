@@ -206,5 +206,33 @@ def number(value: object, otherwise: float = math.nan) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
 
 
+#: What `tally` counts, and the kind of record that is counted.
+TALLIED: Mapping[str, str] = {
+    "suspects": "suspect",
+    "deaths": "peer_down",
+    "rejoined": "peer_up",
+    "skips": "skip",
+    "corrections": "correction",
+    "rejected": "rejected",
+    "quarantined": "quarantined",
+}
+
+
+def tally(records: Iterable[Mapping[str, object]]) -> dict[str, int]:
+    """How often things went wrong, or well again, by what the nodes say. A death is told by each neighbor; of
+    the times that two nodes met, the first is none of coming back."""
+    counts, met = dict.fromkeys(TALLIED, 0), set[tuple[object, object]]()
+    names = {kind: name for name, kind in TALLIED.items()}
+    for record in records:
+        kind = record.get("kind")
+        if kind == "peer_up":
+            pair = record.get("node"), record.get("peer")
+            counts["rejoined"] += pair in met
+            met.add(pair)
+        elif isinstance(kind, str) and kind in names:
+            counts[names[kind]] += 1
+    return counts
+
+
 def _order(record: Record) -> tuple[float, float]:
     return number(record.get("time"), 0.0), number(record.get("node"), -1.0)

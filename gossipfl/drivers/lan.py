@@ -30,7 +30,7 @@ from gossipfl.drivers.plan import Plan, needs_sizes, plan
 from gossipfl.drivers.resuming import Found, require_same_data, rewind
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
 from gossipfl.learning.workload import Assignment, Workload, workload
-from gossipfl.records import merge, read, to_json
+from gossipfl.records import merge, read, tally, to_json
 
 Say = Callable[[str], None]
 
@@ -136,7 +136,8 @@ def summarize(
 ) -> dict[str, object]:
     """What `summary.json` says of one node; the figures of the others are theirs to tell."""
     config, name = made.config, place.names[place.node]
-    evals = [r for r in read(folder / "records" / f"{name}.jsonl") if r.get("kind") == "eval"]
+    records = list(read(folder / "records" / f"{name}.jsonl"))
+    evals = [r for r in records if r.get("kind") == "eval"]
     value = evals[-1].get(load.headline) if evals else None
     return {
         "version": gossipfl.__version__,
@@ -159,6 +160,7 @@ def summarize(
         "higher_is_better": load.higher_is_better,
         "value": value,
         "samples": load.sizes[place.node] if load.sizes else 0,
+        "events": tally(records),
         "data_hash": load.data_hash,
         "config_hash": config.digest(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ from gossipfl.core.sketch import BUCKETS, consensus_distance, decode
 from gossipfl.observe.metrics import higher_is_better, metrics_of
 from gossipfl.records import number
 
-State = Literal["starting", "up", "lost", "done"]
+State = Literal["starting", "up", "suspect", "slow", "lost", "rejoined", "done"]
+
+#: Seconds for which a node is shown as one that has come back.
+NEWS: Final = 10.0
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Row:
     busy: float = 0.0  # seconds training and mixing
     waiting: float = 0.0  # seconds
     state: State = "starting"
+    since: float = math.nan  # seconds since the start at which that came to be, where it is worth telling
 
     @property
     def waiting_share(self) -> float:
@@ -115,19 +119,38 @@ class Board:
         elif kind == "eval":
             self._take_eval(row, int(node), int(round), record)
         elif kind == "peer_down":
-            return self.lost(record.get("peer"))
+            return self.lost(record.get("peer"), number(record.get("time")))
+        elif kind in ("suspect", "slow", "alive", "peer_up"):
+            self._take_sign(kind, record)
         return self._complete() if kind == "eval" else []
 
-    def lost(self, who: object) -> list[Evaluation]:
-        """A node (index or name) is gone; the evaluations that nobody waits for any more."""
+    def lost(self, who: object, at: float = math.nan) -> list[Evaluation]:
+        """A node (index or name) is gone, since so many seconds after the start; the evaluations that nobody
+        waits for any more."""
         index = self._index.get(who) if isinstance(who, str) else who
         if not isinstance(index, int) or not 0 <= index < len(self.rows):
             return []
         row = self.rows[index]
         if row.state == "done":  # it said goodbye
             return []
-        row.state = "lost"
+        if row.state != "lost":
+            row.state, row.since = "lost", at
         return self._complete()
+
+    def _take_sign(self, kind: object, record: Mapping[str, object]) -> None:
+        """What a neighbor says of a node."""
+        peer, at = number(record.get("peer")), number(record.get("time"))
+        row = self.rows[int(peer)] if 0 <= peer < len(self.rows) else None
+        if row is None or row.state == "done":
+            return
+        if kind == "suspect" and row.state != "lost":
+            row.state, row.since = "suspect", number(record.get("since"), at)
+        elif kind == "slow" and row.state == "up":
+            row.state, row.since = "slow", at
+        elif kind == "alive" and row.state in ("suspect", "slow"):
+            row.state, row.since = "up", math.nan
+        elif kind == "peer_up" and row.state == "lost":
+            row.state, row.since = "rejoined", at
 
     def rest(self) -> list[Evaluation]:
         """The evaluations that were never complete, for the end of a run."""
@@ -141,7 +164,18 @@ class Board:
         row.sent_bytes += number(record.get("sent_bytes"), 0.0)
         neighbors = record.get("neighbors")
         row.neighbors = len(neighbors) if isinstance(neighbors, list | tuple) else int(number(neighbors, 0.0))
-        row.state = "done" if row.round >= self.rounds else "up"
+        self._runs(row, number(record.get("time")))
+
+    def _runs(self, row: Row, now: float) -> None:
+        """A node says of itself, at a time (seconds since the start), that it makes rounds."""
+        if row.round >= self.rounds:
+            row.state, row.since = "done", math.nan
+        elif row.state == "lost" and now > row.since:
+            row.state, row.since = "rejoined", now
+        elif row.state == "lost" or (row.state == "suspect" and now <= row.since):
+            return  # from before that: records of many nodes come in any order
+        elif row.state not in ("rejoined", "slow") or not now - row.since < NEWS:
+            row.state, row.since = "up", math.nan
 
     def _take_eval(self, row: Row, node: int, round: int, record: Mapping[str, object]) -> None:
         values = metrics_of(record)

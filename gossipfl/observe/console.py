@@ -29,7 +29,15 @@ MANY, WORST = 20, 10  # up to MANY nodes are all shown; of more, the WORST ten
 _AROUND = 9  # lines that are not rows of the table
 _WIDE = 76  # columns of a terminal that has room for the whole table
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_STATES: Mapping[State, str] = {"starting": "dim", "up": "green", "lost": "bold red", "done": "bold green"}
+_STATES: Mapping[State, str] = {
+    "starting": "dim",
+    "up": "green",
+    "suspect": "yellow",
+    "slow": "yellow",
+    "lost": "bold red",
+    "rejoined": "cyan",
+    "done": "bold green",
+}
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
@@ -236,5 +244,10 @@ class _View:
         table.add_column("state", no_wrap=True)
         for row in rows:
             cells = (write(row) for _, write in columns)
-            table.add_row(Text(row.name), *cells, Text(row.state, style=_STATES[row.state]))
+            table.add_row(Text(row.name), *cells, Text(_state(row), style=_STATES[row.state]))
         return table
+
+
+def _state(row: Row) -> str:
+    """`lost at 12.3 s`."""
+    return row.state if math.isnan(row.since) else f"{row.state} at {span(row.since)}"

@@ -97,6 +97,8 @@ def _cards(run: Run) -> list[str]:
     if run.n > 1:
         note = caption(run) or "Brighter nodes did better; point at one for its figures."
         cards.append(card("the graph", network(run), note))
+    if remarkable(run):
+        cards.append(card("what happened", timeline(run), _happened(run)))
     if run.train_loss.any():
         curve = curves.over_nodes("training loss", run.train_rounds, run.train_loss)
         cards.append(card("training loss", _drawn(curve, "round", "training loss")))
@@ -117,9 +119,15 @@ def _cards(run: Run) -> list[str]:
     cards.append(_partition(run))
     if run.sent.any():
         cards.append(card("bytes sent", bars.bytes_sent(run.names, run.sent), bars.sampled(run.n, "bytes")))
-    if remarkable(run):
-        cards.append(card("what happened", timeline(run), "Point at a mark for who and what."))
     return cards
+
+
+def _happened(run: Run) -> str:
+    """How often, and how to learn more."""
+    stored = run.summary.get("events")
+    counts = stored if isinstance(stored, dict) else {}
+    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return f"{said}. Point at a mark for who and what." if said else "Point at a mark for who and what."
 
 
 def _closing(run: Run) -> list[str]:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gossipfl.observe.reading import Happening, Run
 from gossipfl.observe.svg import WIDTH, Scale, element, label, picture, tick_text
 from gossipfl.records import number
 
 _LEFT, _RIGHT, _BOTTOM, _STEP, _HALF = 104, 20, 46, 30, 6
 _KINDS, _MARKS = 12, 400  # rows, and marks in all, drawn at most
-_USUAL = frozenset({"peer_up", "checkpoint"})
-_BAD = frozenset({"peer_down", "rejected", "refused"})
+_USUAL = frozenset({"peer_up", "checkpoint", "alive"})
+_BAD = frozenset({"peer_down", "rejected", "refused", "suspect", "quarantined"})
 
 
 def remarkable(run: Run) -> list[Happening]:
-    """What a healthy run does not have; a neighbour that leaves when all is done is healthy."""
+    """What a healthy run does not have; a neighbour that leaves when all is done is healthy, and that two
+    nodes meet more than once is a return."""
     lost = set(run.lost)
-    return [
+    back = {_pair(event): event for event in run.events if event.kind == "peer_up" and event.count > 1}
+    returns = [
+        replace(event, kind="rejoined", first=event.last, count=event.count - 1) for event in back.values()
+    ]
+    return returns + [
         event
         for event in run.events
-        if event.kind not in _USUAL and (event.kind != "peer_down" or _peer(run, event) in lost)
+        if event.kind not in _USUAL
+        and (event.kind != "peer_down" or _peer(run, event) in lost or _pair(event) in back)
     ]
+
+
+def _pair(event: Happening) -> tuple[str, str]:
+    """Who says something of whom."""
+    return event.name, str(event.peer)
 
 
 def timeline(run: Run) -> str:

@@ -139,6 +139,30 @@ def test_a_node_that_is_done_is_not_lost_when_it_leaves() -> None:
     assert board.rows[1].state == "done"
 
 
+def test_a_node_is_suspected_lost_and_back_with_the_times_of_that() -> None:
+    # given what node 0 says of node 1, and node 1 of itself
+    board = Board(["node-0", "node-1"], 20)
+
+    def shown(record: dict[str, object]) -> tuple[str, float]:
+        board.take({"round": 5, **record})
+        return board.rows[1].state, board.rows[1].since
+
+    about = {"node": 0, "peer": 1}
+    assert shown({**about, "kind": "peer_up", "time": 0.1})[0] == "starting"
+    assert shown({**round_record(1, 5), "time": 1.0})[0] == "up"
+    assert shown({**about, "kind": "suspect", "time": 5.0, "since": 4.2}) == ("suspect", 4.2)
+    assert shown({**round_record(1, 6), "time": 4.1}) == ("suspect", 4.2)
+    assert shown({**about, "kind": "alive", "time": 5.2})[0] == "up"
+    assert shown({**about, "kind": "suspect", "time": 7.0, "since": 6.2}) == ("suspect", 6.2)
+    assert shown({**about, "kind": "peer_down", "time": 7.5}) == ("lost", 7.5)
+    # then what it wrote before that, and is read now, does not bring it back
+    assert shown({**round_record(1, 7), "time": 6.0}) == ("lost", 7.5)
+    assert shown({**about, "kind": "peer_up", "time": 9.0}) == ("rejoined", 9.0)
+    # and after a while it is one like the others
+    assert shown({**round_record(1, 8), "time": 12.0}) == ("rejoined", 9.0)
+    assert shown({**round_record(1, 9), "time": 20.0})[0] == "up"
+
+
 def test_quiet_tells_only_notes_and_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     with Live(config(1), quiet=True, stream=stream) as live:
@@ -198,14 +222,14 @@ def test_on_a_terminal_a_table_shows_every_node(terminal: Terminal) -> None:
             live(eval_record(i, 10, 0.9))
         live(round_record(0, 20))
         live(
-            {"node": 0, "round": 10, "kind": "peer_down", "peer": 2},
+            {"node": 0, "round": 10, "kind": "peer_down", "peer": 2, "time": 12.34},
         )
         live.note("something to know")
     screen = terminal.text().rsplit("demo · 3 nodes · ring · dpsgd · digits", 1)[1]
     assert "accuracy 0.900" in screen
     assert re.search(r"node-0 +20 .* 2 kB +30% +done", screen)
     assert re.search(r"node-1 +10 +1.12 +0.900 +2 +1 kB +30% +up", screen)
-    assert re.search(r"node-2 +10 .* lost", screen)
+    assert re.search(r"node-2 +10 .* lost at 12.3 s", screen)
     assert "! something to know" in screen
 
 

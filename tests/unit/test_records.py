@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gossipfl.records import Recorder, merge, number, read, read_run
+from gossipfl.records import Recorder, merge, number, read, read_run, tally
 
 FULL = Path("/dev/full")  # every write to it fails with "no space left on device"
 
@@ -159,3 +159,26 @@ def test_number_reads_fields_of_any_kind() -> None:
     assert number(3) == 3.0
     assert np.isnan(number(None))
     assert [number(v, 0.0) for v in ("7", True, None, [])] == [0.0] * 4
+
+
+def test_what_happened_is_counted_and_the_first_meeting_is_no_return() -> None:
+    records = [
+        {"node": 0, "peer": 1, "kind": "peer_up"},
+        {"node": 1, "peer": 0, "kind": "peer_up"},
+        {"node": 0, "peer": 1, "kind": "suspect"},
+        {"node": 0, "peer": 1, "kind": "peer_down"},
+        {"node": 0, "peer": 1, "kind": "skip"},
+        {"node": 0, "peer": 1, "kind": "skip"},
+        {"node": 0, "peer": 1, "kind": "peer_up"},
+        {"node": 0, "peer": 1, "kind": "correction"},
+        {"node": 0, "kind": "round"},
+    ]
+    assert tally(records) == {
+        "suspects": 1,
+        "deaths": 1,
+        "rejoined": 1,
+        "skips": 2,
+        "corrections": 1,
+        "rejected": 0,
+        "quarantined": 0,
+    }

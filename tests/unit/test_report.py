@@ -162,6 +162,20 @@ def test_a_lost_node_is_marked_and_its_loss_is_on_the_timeline(tmp_path: Path) -
     assert not any("node-0)" in tip for tip in tips)
 
 
+def test_a_node_that_came_back_is_on_the_timeline_and_is_counted(tmp_path: Path) -> None:
+    folder = leave_run(tmp_path / "run", events={"suspects": 1, "deaths": 1, "rejoined": 1, "rejected": 0})
+    with Recorder(folder / "records" / "node-1.jsonl", 1, "node-1") as recorder:
+        recorder.write("suspect", round=6, time=0.6, peer=2, why="silence", since=0.5)
+        recorder.write("peer_down", round=7, time=0.7, peer=2, text="", found="silence", after=1.3)
+        recorder.write("peer_up", round=12, time=1.2, peer=2)
+    parsed = Parsed(page(folder))
+    tips = parsed.values("data-tip")
+    assert "round 6\nnode-1: suspect (node-2)" in tips
+    assert "round 7\nnode-1: peer down (node-2)" in tips
+    assert "round 12\nnode-1: rejoined (node-2)" in tips
+    assert "1 suspects, 1 deaths, 1 rejoined." in parsed.text
+
+
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     evil = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>&amp;\x00\u2028"
     folder = leave_run(

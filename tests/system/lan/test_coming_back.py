@@ -112,7 +112,7 @@ def test_a_node_that_was_killed_comes_back_without_a_checkpoint_and_takes_a_neig
     until(lambda: rounds("alice")[-1]["neighbors"] == 2, "alice counts it")
     until(lambda: any(r["kind"] == "reset" for r in carol.records()), "all begin the rule anew")
     first = rounds("bob-again")[0]
-    assert int(str(first["round"])) > 150 and float(str(first["loss"])) < 0.5
+    assert int(str(first["round"])) > 150 and float(str(first["loss"])) < 1.5
     for one in (alice, again, carol):
         one.signal(signal.SIGINT)
     assert [one.end().code for one in (alice, again, carol)] == [130, 130, 130]
