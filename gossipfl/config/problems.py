@@ -21,9 +21,6 @@ LATER_KEYS = frozenset(
     {
         "swarm.start_quorum",
         "algorithm.on_death",
-        "wire.deadline",
-        "wire.patience",
-        "wire.quorum",
     }
 )
 LATER_VALUES = {
@@ -167,6 +164,13 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
             Problem("algorithm.local_steps", "cannot be 0", "set it or algorithm.local_epochs to at least 1"),
         )
     yield from _only_in_rounds(config)
+    if config.wire.quorum and not (config.wire.deadline or config.wire.patience):
+        involved = frozenset({"wire.quorum", "wire.deadline", "wire.patience"})
+        wrong = f"is {config.wire.quorum}, and without a deadline every neighbor that lives is waited for"
+        yield (
+            involved,
+            Problem("wire.quorum", wrong, "set wire.deadline or wire.patience too, or leave it out"),
+        )
     if algorithm.rule == "fedsgd" and algorithm.local_steps != 1:
         key = "local_epochs" if algorithm.local_epochs else "local_steps"
         involved = frozenset({"algorithm.rule", f"algorithm.{key}"})
@@ -225,6 +229,8 @@ def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
         ("algorithm.average_optimizer", algorithm.average_optimizer, False),
         ("wire.codec", config.wire.codec, "none"),
         ("wire.dtype", config.wire.dtype, "auto"),
+        ("wire.deadline", config.wire.deadline, 0.0),
+        ("wire.patience", config.wire.patience, 0.0),
         ("train.lr_schedule", config.train.lr_schedule == "agreement" and "agreement", False),
     ):
         if value != plain:

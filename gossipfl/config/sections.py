@@ -364,6 +364,20 @@ class Wire(Section):
         description="Number type in which parameters travel; auto: that of train.dtype. A narrower one sends "
         "less; what rounding drops stays with the node.",
     )
+    deadline: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds that a round waits, after a node's own local phase, for neighbors that live; "
+        "what they send later is taken up as a correction. 0: as long as it takes.",
+    )
+    patience: float = Field(
+        0.0,
+        ge=0,
+        description="As deadline, in median rounds of the node; the shorter of the two holds. 0: off.",
+    )
+    quorum: int = Field(
+        0, ge=0, description="Neighbors (of those whose line is up) that are waited for beyond the deadline."
+    )
     heartbeat: float = Field(
         0.25,
         gt=0,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from gossipfl.core.events import Event, Halt, Tick
+from gossipfl.core.events import Event, Halt
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.drivers.abroad import Lan
@@ -66,10 +66,8 @@ class AsynchronousNode(Node):
             self._train()
             self._turn(0.0)
         else:
-            self._turn(self._patience())
-        deadline = self.machine.deadline()
-        if deadline is not None and deadline <= self.now:
-            self._handle(Tick())
+            self._turn(self._patience(self._plan.config.wire.heartbeat))
+        self._tick()
 
     def _train(self) -> None:
         if self._phase_s == 0.0:
@@ -106,11 +104,6 @@ class AsynchronousNode(Node):
     def _restore(self, tree: Tree, rounds: int) -> None:
         self._walk.steps = tree["steps"]
         self._walk.machine.resume(tree["machine"])
-
-    def _patience(self) -> float:
-        """Seconds that may pass without anything happening."""
-        deadline, heartbeat = self.machine.deadline(), self._plan.config.wire.heartbeat
-        return heartbeat if deadline is None else min(heartbeat, max(0.0, deadline - self.now))
 
     # ------------------------------------------------------------------ the machine
 

@@ -18,7 +18,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Received, Send, Shift
+from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Received, Send, Shift, Tick
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.membership import Change, State
@@ -107,8 +107,9 @@ class Connected:
             self._resume(place.resume)
 
     def _make(self, about: Mapping[str, object]) -> Machine:
-        rows, terms = self._plan.rows(self._place.node), self._plan.recipe.terms(self.learner.validate)
-        return Rounds(self._plan.recipe.rule, rows, self._neighbors, self._plan.rounds, about, terms)
+        plan, rows = self._plan, self._plan.rows(self._place.node)
+        terms = plan.recipe.terms(self.learner.validate)
+        return Rounds(plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms, plan.limits)
 
     @abstractmethod
     def _resume(self, round: int) -> None:
@@ -188,6 +189,11 @@ class Connected:
             text=note.text,
             **fields,
         )
+        if note.kind == "rest":
+            who = self._plan.config.names[note.peer]
+            self.say(
+                {"note": f"the edge to {who} {note.text}; a longer wire.deadline would let it count more"}
+            )
         if self._abroad is not None:
             self._abroad.note(note)
         elif note.kind == "refused":
@@ -240,6 +246,17 @@ class Connected:
             self.recorder.flush()
         if self._abroad is not None:
             self._abroad.suspect(change, self.keeper.tell(change.peer))
+
+    def _patience(self, most: float) -> float:
+        """Seconds, `most` of them, that may pass without anything happening."""
+        deadline = self.machine.deadline()
+        return most if deadline is None else min(most, max(0.0, deadline - self.now))
+
+    def _tick(self) -> None:
+        """Tell the machine if its time has come."""
+        deadline = self.machine.deadline()
+        if deadline is not None and deadline <= self.now:
+            self._handle(Tick())
 
     # ------------------------------------------------------------------ the control line
 

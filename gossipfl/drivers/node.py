@@ -17,7 +17,7 @@ from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
 from gossipfl.drivers.place import REJOIN, Place
-from gossipfl.drivers.telling import due, eval_fields, round_fields, wrong
+from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
 from gossipfl.learning.training import Phase
@@ -151,8 +151,8 @@ class Node(Connected):
         phase = self._phase(round)
         if self._skipped_from is not None:  # rounds have been left out: the learning rate moved more
             rate = optimizers.rate(self._plan.config.train, self._plan.rounds)
-            before, self._skipped_from = rate(self._skipped_from), None
-            phase = phase._replace(ratio=rate(round) / before if before else 1.0)
+            phase = phase._replace(ratio=optimizers.ratio(rate, round, self._skipped_from))
+            self._skipped_from = None
         self._exchange(x, phase, time.monotonic() - t0)
 
     def _phase(self, round: int) -> Phase:
@@ -184,7 +184,8 @@ class Node(Connected):
         self._handle(Stepped(x, after, phase.ratio))
         self._complained = time.monotonic()
         while self._adopted is None:
-            self._turn(PATIENCE)
+            self._turn(self._patience(PATIENCE))
+            self._tick()
             self._complain()
         adopt, self._adopted = self._adopted, None
         if self.learner.movable:
@@ -201,11 +202,17 @@ class Node(Connected):
         self._do(held)
 
     def _catch_up(self) -> None:
-        """On in the round of the neighbours, who went on while this node was away."""
+        """On in the round of the neighbours, who went on while this node was away, or slow."""
         assert isinstance(self.machine, Rounds)
         if self.machine.round > self.rounds:
             text = f"goes on in round {self.machine.round + 1}, where its neighbors are"
             self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+            missed = jumped(
+                self.rounds, self.machine.round, self._plan.config.swarm.eval_every, self.machine.rounds
+            )
+            values = eval_fields(self.learner, self._seed) if missed else {}
+            for round in missed if values else ():
+                self.recorder.write("eval", round=round, time=self.now, **values)
             self._skipped_from, self.rounds = self.rounds - 1, self.machine.round
 
     # ------------------------------------------------------------------ checkpoints

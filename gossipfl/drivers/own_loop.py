@@ -12,7 +12,7 @@ from typing import Final
 
 from torch import Tensor
 
-from gossipfl.core.events import Adopt, Halt, Leave, Tick
+from gossipfl.core.events import Adopt, Halt, Leave
 from gossipfl.core.exchange.agree import DATA
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.stopping import Criteria, Vigil
@@ -239,16 +239,11 @@ class OwnAsynchronousNode(OwnNode, AsynchronousNode):
     def _until_training(self) -> None:
         """Wait until the next local phase may begin, if there is one."""
         while not (self._walk.training or self.over):
-            self._turn(self._patience())
+            self._turn(self._patience(self._plan.config.wire.heartbeat))
             self._tick()
         self._before, self._since = self._copy(), time.monotonic()
         if self.over:
             self.ended = self.now
-
-    def _tick(self) -> None:
-        deadline = self.machine.deadline()
-        if deadline is not None and deadline <= self.now:
-            self._handle(Tick())
 
     def finish(self) -> None:
         """Answer the neighbors until they have made their local phases too; a loop that ends before it has
@@ -258,7 +253,7 @@ class OwnAsynchronousNode(OwnNode, AsynchronousNode):
             return
         self.learner.pull()
         while not self._left:
-            self._turn(self._patience())
+            self._turn(self._patience(self._plan.config.wire.heartbeat))
             self._tick()
             self._complain()
             self._let_go()

@@ -13,6 +13,7 @@ from gossipfl.config import Config
 from gossipfl.core import asynchronous
 from gossipfl.core.aggregate import Row
 from gossipfl.core.exchange.agree import BETWEEN
+from gossipfl.core.exchange.waiting import Limits
 from gossipfl.core.messages import PROTOCOL_VERSION
 from gossipfl.core.recipe import Choices, Recipe, make_rule, recipe
 from gossipfl.core.stopping import end_of
@@ -40,6 +41,12 @@ class Plan:
     def rounds(self) -> int:
         """Rounds to run."""
         return self.config.swarm.rounds
+
+    @property
+    def limits(self) -> Limits:
+        """How long a round waits for neighbors that live."""
+        wire = self.config.wire
+        return Limits(wire.deadline, wire.patience, wire.quorum)
 
     def rows(self, node: int) -> Callable[[int], Row]:
         """round -> the node's row of W, each made once while it is in use."""

@@ -64,6 +64,12 @@ def due(round: int, every: int, rounds: int) -> bool:
     return round % every == 0 or round == rounds
 
 
+def jumped(before: int, after: int, every: int, rounds: int) -> list[int]:
+    """A node goes on from `before` finished rounds to `after`: the evaluations on that way, in which it has
+    the model that it has now."""
+    return [round for round in range(before + 1, after + 1) if due(round, every, rounds)]
+
+
 def wrong(phase: Phase, after: Tensor) -> str | None:
     """What is not finite after a local phase that ended at `after` [d], or None; nothing of that may reach a
     neighbour."""

@@ -29,6 +29,7 @@ from gossipfl.core.events import (
     Send,
     Shift,
     Stepped,
+    Tick,
 )
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree, anew, to_tree
@@ -38,7 +39,7 @@ from gossipfl.drivers import keeping, replay, virtual_asynchronous
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors_of_all
-from gossipfl.drivers.telling import criteria, due, eval_fields, round_fields, wrong
+from gossipfl.drivers.telling import criteria, due, eval_fields, jumped, round_fields, wrong
 from gossipfl.drivers.travels import Travels
 from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
@@ -114,7 +115,9 @@ class Simulation(Travels):
 
     def _machine(self, i: int, learner: Learner) -> Rounds:
         plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
-        return Rounds(plan.recipe.rule, plan.rows(i), self._near[i], plan.rounds, self._about, terms)
+        return Rounds(
+            plan.recipe.rule, plan.rows(i), self._near[i], plan.rounds, self._about, terms, plan.limits
+        )
 
     def run(self) -> Outcome:
         """Until nothing is left to happen. Raises GossipError if nodes then still wait: that is a defect."""
@@ -200,9 +203,11 @@ class Simulation(Travels):
         found.model, found.stepped_at = made.after, now
         if found.skipped_from is not None:  # rounds have been left out: the learning rate moved more
             rate = optimizers.rate(self.plan.config.train, self.plan.rounds)
-            before, found.skipped_from = rate(found.skipped_from), None
-            ratio = rate(found.rounds) / before if before else 1.0
+            ratio, found.skipped_from = optimizers.ratio(rate, found.rounds, found.skipped_from), None
         self._apply(node, found.machine.handle(Stepped(found.x, made.after, ratio), now), now)
+        deadline = found.machine.deadline()
+        if deadline is not None:
+            self.put(deadline, node, Tick())
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
         for effect in effects:
@@ -229,7 +234,7 @@ class Simulation(Travels):
             self._tell(i, "note", self._nodes[i].rounds, now, text=text)
             self.put(now, i, partial(self._come_back, i))
             return
-        known = ("skip", "correction", "rejected", "refused", "peer_down", "reset")
+        known = ("skip", "correction", "rejected", "refused", "peer_down", "reset", "slow", "timely", "rest")
         if note.kind in known or (note.kind == "peer_up" and self.faulty and now > self.begun):
             self._tell(
                 i, note.kind, note.round + 1 or self._nodes[i].rounds, now, peer=note.peer, text=note.text
@@ -255,17 +260,13 @@ class Simulation(Travels):
             sent_bytes=sent,
             received_bytes=received,
         )
-        swarm = self.plan.config.swarm
-        values: dict[str, object] = {}
-        if due(node.rounds, swarm.eval_every, node.machine.rounds):
-            learner = self._learner(node)
-            values = eval_fields(learner, swarm.seed)
-            together = self._gathering.add(node.rounds, learner.x)
-            self._tell(i, "eval", node.rounds, now, **values, **together)
+        every, rounds = self.plan.config.swarm.eval_every, node.machine.rounds
+        values = self._evaluate(i, [node.rounds] if due(node.rounds, every, rounds) else [], now)
         if node.vigil is not None and node.vigil.enough(now - self.begun, values):
             round = max(node.rounds, node.machine.round)  # where its neighbours are, if it has been away
             self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, round)), now), now)
-        if node.machine.round > node.rounds:  # its neighbours went on while it was away
+        if node.machine.round > node.rounds:  # its neighbours went on while it was away, or slow
+            self._evaluate(i, jumped(node.rounds, node.machine.round, every, rounds), now)
             node.skipped_from, node.rounds = node.rounds - 1, node.machine.round
         if (
             self._every
@@ -274,6 +275,16 @@ class Simulation(Travels):
             self._save(i)
         self.made(i, node.rounds, now)
         self._next(i, now)
+
+    def _evaluate(self, i: int, rounds: list[int], now: float) -> dict[str, object]:
+        """A node's model is evaluated as that after each of some rounds."""
+        if not rounds:
+            return {}
+        learner = self._learner(self._nodes[i])
+        values = eval_fields(learner, self.plan.config.swarm.seed)
+        for round in rounds:
+            self._tell(i, "eval", round, now, **values, **self._gathering.add(round, learner.x))
+        return values
 
     def _learner(self, node: _Node) -> Learner:
         """A node's learner, with the node's model."""

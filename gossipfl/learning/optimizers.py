@@ -41,9 +41,10 @@ def rate(train: Train, rounds: int) -> Callable[[int], float]:
     return at
 
 
-def ratio(rate: Callable[[int], float], round: int) -> float:
-    """eta_t / eta_{t-1}, what rules scale carried displacements by; 1 in the first round."""
-    before = rate(round - 1) if round > 0 else rate(round)
+def ratio(rate: Callable[[int], float], round: int, last: int | None = None) -> float:
+    """eta_t / eta_{t-1}, what rules scale carried displacements by; 1 in the first round. `last`: the round
+    before, where some were left out."""
+    before = rate(max(round - 1, 0) if last is None else last)
     return rate(round) / before if before else 1.0
 
 

@@ -23,6 +23,7 @@ from gossipfl.core.events import (
 from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.intake import Terms
 from gossipfl.core.exchange.rounds import Phase, Rounds
+from gossipfl.core.exchange.work import Work
 from gossipfl.core.recipe import Recipe
 from gossipfl.core.rules import averaging, sums
 from gossipfl.core.rules.base import Rule
@@ -146,8 +147,8 @@ def test_each_part_of_the_protocol_is_needed(broken: str, monkeypatch: pytest.Mo
     if broken == "acknowledge":
         monkeypatch.setattr(Edge, "_drop", lambda self, through: self.out.clear())
     else:
-        take = Rounds._take
-        monkeypatch.setattr(Rounds, "_take", lambda self, row: take(self, row)._replace(withheld=frozenset()))
+        take = Work.take
+        monkeypatch.setattr(Work, "take", lambda *about: take(*about)._replace(withheld=frozenset()))
     lost = 0
     for seed in range(60):
         world = World("lopsided", seed, sums.push_sum(), "column-stochastic", cuts=6)

@@ -177,9 +177,6 @@ def test_a_key_like_no_other_is_refused_with_the_list_of_keys() -> None:
     [
         "swarm.start_quorum",
         "algorithm.on_death",
-        "wire.deadline",
-        "wire.patience",
-        "wire.quorum",
     ],
 )
 def test_a_key_of_a_later_version_says_so(key: str) -> None:

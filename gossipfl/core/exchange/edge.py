@@ -52,6 +52,7 @@ class Edge:
     plan: bool = False  # decided DATA for the coming round
     up: bool = False  # hello and welcome have passed
     gone: bool = False  # the peer will not come back
+    departed: bool = False  # it has left before the last round
     session: int | None = None
     peer_inc: int | None = None
     verify: int = LAST  # no round after this is known here, and the peer has not said yet that it knows none

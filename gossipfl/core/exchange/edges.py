@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from gossipfl.core.aggregate import Row
@@ -33,7 +33,6 @@ class Edges:
         self.refused: str | None = None  # why a peer will have nothing to do with this node
         self._about = about
         self._sessions = Sessions()
-        self._departed: set[int] = set()  # the neighbours that have left before the last round
 
     # ------------------------------------------------------------------ who is there
 
@@ -71,6 +70,21 @@ class Edges:
         others = (edge for edge in self.by_peer.values() if edge.peer != heard_from)
         return [e for edge in others for e in self.say(edge, message)]
 
+    def skip(self, row: Callable[[int], Row], last: int, next: int) -> list[Effect]:
+        """This node goes on from round `last` to `next`: none for those between, where it was expected."""
+        effects: list[Effect] = []
+        owed: dict[int, int] = {}
+        for t in range(next - 1, last, -1):
+            for j in row(t).active:
+                owed.setdefault(j, t)
+            if len(owed) == len(self.by_peer):
+                break
+        for j, t in sorted(owed.items()):
+            edge = self.by_peer[j]
+            edge.sent = t
+            effects += self.say(edge, Nothing(t, edge.counted))
+        return effects
+
     def goodbyes(self) -> list[Effect]:
         effects: list[Effect] = []
         for edge in self.by_peer.values():
@@ -80,20 +94,20 @@ class Edges:
 
     # ------------------------------------------------------------------ hearing
 
-    def hear(self, event: Received, more: bool) -> tuple[bool, list[Effect]]:
-        """Data or nothing of a round: was it for this end (a superseded session is discarded unread), and
-        what to tell. more: there are rounds to come."""
-        edge, message = self.by_peer.get(event.peer), event.message
-        assert isinstance(message, Data | Nothing)
-        if edge is None or edge.session != event.session or not edge.up:
-            return False, []
+    def open(self, event: Received) -> Edge | None:
+        """The edge that a message came in on, or None: a superseded session is discarded unread."""
+        edge = self.by_peer.get(event.peer)
+        return edge if edge is not None and edge.up and edge.session == event.session else None
+
+    def hear(self, edge: Edge, message: Data | Nothing, more: bool) -> list[Effect]:
+        """Data or nothing of a round, and what to tell of it. more: there are rounds to come."""
         done = edge.done
         edge.receive(message)
         # who says goodbye and counts nothing more has left; who is only ahead still takes things in
         if edge.done and not done and message.counted >= LAST and more:
-            self._departed.add(edge.peer)
-            return True, [Note("peer_down", edge.peer, LEFT)]
-        return True, []
+            edge.departed = True
+            return [Note("peer_down", edge.peer, LEFT)]
+        return []
 
     # ------------------------------------------------------------------ sessions
 
@@ -128,7 +142,7 @@ class Edges:
         effects: list[Effect] = []
         if answer:
             effects.append(Send(peer, event.session, self._greeting(Welcome, edge, event.session)))
-        self._departed.discard(peer)
+        edge.departed = False
         return Met(effects, edge, tuple(edge.meet(hello, self.inc)))
 
     def down(self, event: PeerDown, said: int) -> tuple[bool, list[Effect]]:
@@ -145,7 +159,7 @@ class Edges:
             return False, []
         was_up = edge.up
         edge.close()
-        edge.gone = edge.gone or event.peer in self._departed
+        edge.gone = edge.gone or edge.departed
         return True, [Note("peer_down", event.peer)] if was_up and edge.heard < said else []
 
     def _greeting(self, kind: type[Hello], edge: Edge, session: int) -> Hello:

@@ -4,7 +4,7 @@ The order of a round at one node:
 
     decide      for each edge: DATA or none (irrevocable)       on `Begin`, and when the last round closes
     emit        send the payload, or say none                   on `Stepped` (early rules: once decided)
-    wait        until every edge that is up has spoken of this round
+    wait        until every edge that is up has spoken of this round, or for as long as `Waiting` says
     close       mix what counts, take in late payloads, absorb  -> `Adopt`
 
 and after the last round: say goodbye, wait until all is counted -> `Finished`.
@@ -37,9 +37,11 @@ from gossipfl.core.events import (
 )
 from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.exchange.edges import Edges
-from gossipfl.core.exchange.intake import Intake, Terms
-from gossipfl.core.exchange.resets import Resets, Word
+from gossipfl.core.exchange.intake import Terms
+from gossipfl.core.exchange.news import News
+from gossipfl.core.exchange.resets import Resets
 from gossipfl.core.exchange.standing import Standing, footing, stand
+from gossipfl.core.exchange.waiting import PATIENT, Limits, Waiting
 from gossipfl.core.exchange.work import Work
 from gossipfl.core.messages import (
     LAST,
@@ -54,7 +56,6 @@ from gossipfl.core.messages import (
     Refuse,
     Reset,
     Stop,
-    Vectors,
     Want,
     Welcome,
 )
@@ -87,15 +88,17 @@ class Rounds:
         rounds: int,
         about: Mapping[str, object],
         terms: Terms | None = None,
+        limits: Limits = PATIENT,
     ) -> None:
         terms = terms or Terms(Packing(rule.sends))
         self.round = 0
-        self.stop = LAST  # the swarm ends after so many rounds, as far as is known
         self.phase = Phase.MEETING
         self.work = Work(rule, row, terms)
-        self.resets = Resets()
         self._ends = Edges(neighbors, terms.arcs, about)
+        self._news = News(self._ends)
         self._row, self._rounds, self._length = row, rounds, rounds
+        self._waiting = Waiting(limits, self.edges, row)
+        self._limited = limits.any
         self._resumed: Standing | None = None
         self._follows = False  # has this node been away, so that it goes on where its peers are?
         self._goal = 0  # the round of a peer that went on meanwhile
@@ -104,6 +107,7 @@ class Rounds:
     # ------------------------------------------------------------------ what a driver asks
 
     def handle(self, event: Event, now: float) -> list[Effect]:
+        self._waiting.now = now
         match event:
             case Stepped():
                 return self._stepped(event)
@@ -116,18 +120,20 @@ class Rounds:
             case Begin(x):
                 return self._begin(x)
             case Halt(round):
-                return self._halt(round)
+                return self._news.halt(round)
             case Leave():
                 return self._part()
             case Renew(round):
-                return self._reset(round)
+                return self._news.reset(round, self.round)
             case Tick():
-                return []
+                return self._close_if_ready()
             case Trained():
                 raise LocalProtocolError("Trained: in rounds the end of a local phase is Stepped")
 
     def deadline(self) -> float | None:
-        return None
+        if self.phase is not Phase.WAITING or self._waiting.until is None:
+            return None
+        return self._waiting.until if self._waiting.until > self._waiting.now else None
 
     @property
     def rounds(self) -> int:
@@ -144,6 +150,16 @@ class Rounds:
     @property
     def _end(self) -> int:
         return min(self._rounds, self.stop)
+
+    @property
+    def stop(self) -> int:
+        """The swarm ends after so many rounds, as far as is known."""
+        return self._news.stop
+
+    @property
+    def resets(self) -> Resets:
+        """When all begin their rule anew."""
+        return self._news.resets
 
     @property
     def edges(self) -> dict[int, Edge]:
@@ -188,8 +204,8 @@ class Rounds:
         if self.phase is not Phase.MEETING:
             raise LocalProtocolError(f"resume in phase {self.phase.name}")
         self._resumed, self._follows = standing, True
-        self.round, self._ends.inc, self.stop = standing.round, standing.inc, standing.stop
-        self.resets = Resets(standing.resets, standing.renewed)
+        self.round, self._ends.inc, self._news.stop = standing.round, standing.inc, standing.stop
+        self._news.resets = Resets(standing.resets, standing.renewed)
         for edge in self.edges.values():
             edge.heard = edge.counted = edge.acked = edge.sent = self.round - 1
             edge.verify = LAST
@@ -229,7 +245,8 @@ class Rounds:
         row = self._row(self.round)
         for j in row.active:
             self.edges[j].decide(self.round, j in row.receivers)
-        return self._emit(x, x, 1.0) if self.work.rule.early else []
+        effects = self._waiting.open(row, self.round) if self._limited else []
+        return effects + self._emit(x, x, 1.0) if self.work.rule.early else effects
 
     def _emit(self, x: Tensor, after: Tensor, ratio: float, told: Collection[int] = ()) -> list[Effect]:
         """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
@@ -251,17 +268,23 @@ class Rounds:
         effects = [] if self.work.rule.early else self._emit(event.x, event.after, ratio)
         self.work.turn(self.round, ratio)
         self.phase = Phase.WAITING
+        self._waiting.trained()
         return effects + self._close_if_ready()
 
     def _close_if_ready(self) -> list[Effect]:
-        if self.phase is not Phase.WAITING:
-            return []
-        alone = not self.work.own.payload
-        return self._close() if alone or not self._ends.wait(self._row(self.round), self.round) else []
+        return self._close() if self.phase is Phase.WAITING and self._ready() else []
+
+    def _ready(self) -> bool:
+        if not self.work.own.payload:
+            return True
+        row = self._row(self.round)
+        if self._limited:
+            return self._waiting.enough(row, self.round)
+        return not self._ends.wait(row, self.round)
 
     def _close(self) -> list[Effect]:
         row, round = self._row(self.round), self.round
-        intake = self._take(row)
+        intake = self.work.take(self.edges, row, round, self.resets.last)
         adopt = self.work.absorb(intake)
         effects: list[Effect] = [adopt]
         if self.work.own.payload:
@@ -270,6 +293,8 @@ class Rounds:
             if self.work.terms.arcs and not self.work.terms.columns:
                 for j in absent:
                     self.edges[j].owe(round, self.work.own.coded)
+            if self._limited:
+                effects += self._waiting.close(row, round)
         effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
         for edge in self.edges.values():
             edge.release(round)
@@ -278,55 +303,14 @@ class Rounds:
             self.work.let_go()
         return effects + self._open_round(adopt.x)
 
-    def _take(self, row: Row) -> Intake:
-        """Everything that counts when this round closes."""
-        arrived, late = dict[int, Vectors](), list[Flow]()
-        for edge in self.edges.values():
-            for flow in edge.settle(self.round):
-                if flow.round == self.round:
-                    arrived[flow.peer] = self.work.decoded(flow.theirs)
-                elif flow.round >= self.resets.last:  # what is older has no part in what began anew
-                    late.append(self.work.late(flow))
-        withheld = frozenset(j for j in row.receivers if not self.edges[j].plan)
-        return Intake(row, arrived, tuple(late), withheld)
-
     def _advance(self) -> list[Effect]:
-        """On to the next round, or to that of the peers, if they went on while this node was away: a gap is
-        none, and everyone who waits for a word of it gets one."""
-        last, self.round = self.round, max(self.round + 1, min(self._goal, self._end))
-        effects: list[Effect] = []
-        owed: dict[int, int] = {}
-        for t in range(self.round - 1, last, -1):
-            for j in self._row(t).active:
-                owed.setdefault(j, t)
-            if len(owed) == len(self.edges):
-                break
-        for j, t in sorted(owed.items()):
-            edge = self.edges[j]
-            edge.sent = t
-            effects += self._ends.say(edge, Nothing(t, edge.counted))
-        return effects
-
-    # ------------------------------------------------------------------ word that is passed on
-
-    def _halt(self, round: int, heard_from: int = -1) -> list[Effect]:
-        """The swarm ends after `round` rounds, if nothing earlier is known: pass it on."""
-        if round >= self.stop:
-            return []
-        self.stop = round
-        return self._ends.spread(Stop(round), heard_from)
-
-    def _reset(self, round: int, heard_from: int = -1) -> list[Effect]:
-        """All begin their rule anew at the start of `round`: pass it on. Late: whoever drives this machine
-        has to name another round."""
-        match self.resets.hear(round, self.round):
-            case Word.KNOWN:
-                return []
-            case Word.LATE:
-                return [Note("late", heard_from, round=round)]
-            case Word.NEWS:
-                note = Note("reset", heard_from, "all begin their rule anew in this round", round)
-                return [note, *self._ends.spread(Reset(round), heard_from)]
+        """On to the next round, or to that of the peers, if they went on while this node was away or slow: a
+        gap is none, and everyone who waits for a word of it gets one."""
+        last = self.round
+        self.round = max(last + 1, min(self._goal, self._end))
+        if self._limited:
+            self.round = max(self.round, self._waiting.onward(last, self._end))
+        return self._ends.skip(self._row, last, self.round)
 
     # ------------------------------------------------------------------ leaving
 
@@ -366,13 +350,17 @@ class Rounds:
         match event.message:
             case Data(round) if round >= self._length:
                 return [Note("rejected", event.peer, f"a payload of round {round + 1} of {self._length}")]
-            case Data() | Nothing():
-                heard, effects = self._ends.hear(event, self.round + 1 < self.rounds)
-                return effects + self._go() if heard else effects
+            case Data() | Nothing() as message:
+                edge = self._ends.open(event)
+                if edge is None:
+                    return []
+                if self._limited:
+                    self._waiting.word(edge, message)
+                return self._ends.hear(edge, message, self.round + 1 < self.rounds) + self._go()
             case Stop(round):
-                return self._halt(round, event.peer)
+                return self._news.halt(round, event.peer)
             case Reset(round):
-                return self._reset(round, event.peer)
+                return self._news.reset(round, self.round, event.peer)
             case Welcome() | Hello():
                 return self._greeted(event, event.message)
             case Refuse(_, reason):
@@ -391,10 +379,7 @@ class Rounds:
             return effects
         if self._follows or self.phase is Phase.MEETING:
             self._goal = max(self._goal, hello.sent)
-        if self.stop < LAST:
-            effects += self._ends.say(edge, Stop(self.stop))
-        for round in self.resets.told():
-            effects += self._ends.say(edge, Reset(round))
+        effects += self._news.told(edge)
         for message in owed:
             effects += self._ends.say(edge, message)
         effects.append(Note("peer_up", edge.peer))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from gossipfl.core.aggregate import Row
 from gossipfl.core.events import Adopt
-from gossipfl.core.exchange.edge import Flow
+from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.exchange.intake import Intake, Own, Terms, inbox, inbox_by_link, links, own
 from gossipfl.core.messages import Vectors
 from gossipfl.core.rules.base import Rule, State, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -67,6 +67,19 @@ class Work:
         weight = self._row(flow.round).weight(flow.peer) if flow.weight is None else flow.weight
         mine = None if flow.mine is None else self.decoded(flow.mine)
         return Flow(flow.peer, flow.round, self.decoded(flow.theirs), mine, weight)
+
+    def take(self, edges: Mapping[int, Edge], row: Row, round: int, since: int) -> Intake:
+        """Everything that counts when a round closes. What is older than `since` has no part in what began
+        anew there."""
+        arrived, late = dict[int, Vectors](), list[Flow]()
+        for edge in edges.values():
+            for flow in edge.settle(round):
+                if flow.round == round:
+                    arrived[flow.peer] = self.decoded(flow.theirs)
+                elif flow.round >= since:
+                    late.append(self.late(flow))
+        withheld = frozenset(j for j in row.receivers if not edges[j].plan)
+        return Intake(row, arrived, tuple(late), withheld)
 
     def absorb(self, intake: Intake) -> Adopt:
         """Close the round with what counts in it."""
