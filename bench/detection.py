@@ -2,11 +2,12 @@
 
     python bench/detection.py kill [--times 100]      SIGKILL: nodes of one machine, every survivor of each
     python bench/detection.py stop [--times 10]       SIGSTOP, SIGCONT: as among machines, on the loopback
+    python bench/detection.py cut [--times 6]         a cable is pulled: in network namespaces, as root
     python bench/detection.py calm [--nodes 8] [--seconds 590] [--apart]      nothing happens
 
 Times are from the signal to the line in the survivor's records. Ends with 1 where a bound of docs/faults.md
-does not hold: .25 s for a kill and 1.5 s for a stop, each seen by every neighbor; survivors lose no round;
-nobody is taken for dead in vain.
+does not hold: .25 s for a kill and 1.5 s for a stop or a cut, each seen by every neighbor; survivors lose no
+round; nobody is taken for dead in vain.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) 
 
 
 @contextmanager
-def command(*words: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A gossipfl command, ended on leaving."""
+def command(*words: str, cwd: Path, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """A gossipfl command, ended on leaving; before: what runs it."""
     with (cwd / "out.txt").open("ab") as out:
-        line = [GOSSIPFL, *words]
+        line = [*before, GOSSIPFL, *words]
         process = subprocess.Popen(line, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
         try:
             yield process
@@ -196,6 +197,43 @@ def stop(times: int) -> bool:
     return max(found) <= STOP
 
 
+def cut(times: int) -> bool:
+    """The cable of one of three machines is pulled, and put back after three seconds."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from gossipfl.transport import keys
+    from tests.system.lan.conftest import PORT, Box
+
+    found, back, names = list[float](), list[float](), ("alice", "bob", "carol")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gossipfl-")))
+        box = stack.enter_context(Box(names))
+        nodes = []
+        for i, name in enumerate(names):
+            made = keys.make(folder / "keys", name)
+            place = f"10.77.0.{i + 1}:{PORT}"
+            nodes.append({"name": name, "address": place, "public_key": made.key})
+        tables = {"swarm": {"rounds": 100_000_000, "eval_every": 100_000}}
+        (folder / "swarm.toml").write_text(toml_document(tables, node=nodes))
+        for name in names:
+            line = ("node", "swarm.toml", "--name", name, "--out", name)
+            stack.enter_context(command(*line, cwd=folder, before=box.inside(name)))
+        tails = [Tail(folder / name / "records" / f"{name}.jsonl") for name in names]
+        until(lambda: all(t.path.exists() for t in tails), "all nodes record")
+        until(lambda: all(_kinds(t, "round") for t in tails), "all nodes train")
+        for k in range(times):
+            others = [tails[i] for i in range(3) if i != k % 3]
+            for state, kind, seconds in (("down", "peer_down", found), ("up", "peer_up", back)):
+                time.sleep(3.0)
+                for tail in others:
+                    tail.read()
+                since = time.monotonic()
+                box.line(names[k % 3], state)
+                seconds.append(max(noticed(others, kind, k % 3, since)))
+    print(f"{times} cables pulled, each seen by both neighbors: {_spread(found)}")
+    print(f"met again by both, after it is put back: {_spread(back)}")
+    return max(found) <= STOP
+
+
 def _signal(
     pids: Sequence[int], tails: Sequence[Tail], victim: int, number: int, kind: str, others: Sequence[int]
 ) -> float:
@@ -228,7 +266,7 @@ def _spread(seconds: Sequence[float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=("kill", "stop", "calm"))
+    parser.add_argument("what", choices=("kill", "stop", "cut", "calm"))
     parser.add_argument("--times", type=int, default=0)
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=590.0)
@@ -239,6 +277,8 @@ def main() -> int:
         return 0 if kill(options.times or 100) else 1
     if options.what == "stop":
         return 0 if stop(options.times or 10) else 1
+    if options.what == "cut":
+        return 0 if cut(options.times or 6) else 1
     return 0 if calm(options.nodes, options.seconds, options.apart) else 1
 
 
