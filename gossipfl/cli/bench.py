@@ -71,9 +71,6 @@ def bench(
     something on a busy machine too.
     """
     asked = Asked(nodes, graph, parameters, rounds or 0, transport, turns)
-    if transport == "shm":
-        wrong = "shm: nodes do not exchange through shared memory yet"
-        raise ConfigError(Problem("--transport", wrong, "auto, ipc or tcp"))
     if engine != "nodes" and transport != "auto":
         wrong = f"{transport}: the {engine} engine has no sockets"
         raise ConfigError(Problem("--transport", wrong, "leave it out"))

@@ -23,9 +23,6 @@ LATER_KEYS = frozenset(
         "algorithm.on_death",
     }
 )
-LATER_VALUES = {
-    "wire.transport": ("shm",),
-}
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 'a text in "quotes"'}
 
 
@@ -144,11 +141,6 @@ def key_problems(data: dict[str, object]) -> Iterator[Problem]:
                     yield problem
             if name == "security" and isinstance(allow := table.get("allow"), list):
                 yield from secrets_shown(allow, "security.allow")
-            for key, value in table.items():
-                if value in LATER_VALUES.get(f"{name}.{key}", ()):
-                    field = field_of(f"{name}.{key}")
-                    right = expected(field) if field else ""
-                    yield Problem(f"{name}.{key}", f"{shown(value)} is not available in this version", right)
 
 
 def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
@@ -196,6 +188,10 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         wrong = f"is {algorithm.every}, and push sends on a timer"
         involved = frozenset({"algorithm.every", "algorithm.exchange"})
         yield involved, Problem("algorithm.every", wrong, "leave it at 1 and set algorithm.period")
+    if config.wire.transport == "shm" and algorithm.exchange != "rounds":
+        involved = frozenset({"wire.transport", "algorithm.exchange"})
+        wrong = f'is "shm", and exchange {algorithm.exchange} does not tell when what was sent has been read'
+        yield involved, Problem("wire.transport", wrong, '"auto", "ipc" or "tcp", or exchange = "rounds"')
     if data.partition == "file" and not data.file:
         involved = frozenset({"data.partition", "data.file"})
         right = "a JSON file with a list of lists of sample indices, one a node"

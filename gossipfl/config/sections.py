@@ -353,8 +353,10 @@ class Data(Section):
 class Wire(Section):
     """How bytes move between real nodes."""
 
-    transport: Literal["auto", "ipc", "tcp"] = Field(
-        "auto", description="ZeroMQ over ipc (one machine) or tcp; auto: the fastest that both ends have."
+    transport: Literal["auto", "shm", "ipc", "tcp"] = Field(
+        "auto",
+        description="How the nodes of a swarm on one machine exchange parameters: in shared memory, or over "
+        "ZeroMQ (ipc, tcp); auto: shared memory where they can, else ipc. Between machines it is tcp.",
     )
     codec: CodecSpec = Field(
         "none", description='What travels instead of the numbers: "none", "topk:K" or "module:function".'

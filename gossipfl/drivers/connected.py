@@ -35,6 +35,7 @@ from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.pulse import Pulse
+from gossipfl.transport.shared import Shelf
 from gossipfl.transport.wire import Layout, Who, frame
 from gossipfl.transport.zeromq import ZeroMQ
 
@@ -56,6 +57,8 @@ class Connected:
         self.learner = workload.learner(place.node)
         self._neighbors = plan.near(place.node)
         about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
+        commons = None if place.anew else place.commons
+        self._shelf = None if commons is None else Shelf(commons, place.node)
         self.machine = self._make(about)
         enough = criteria(config, workload)
         self._vigil = Vigil(enough) if enough else None
@@ -76,6 +79,8 @@ class Connected:
         if lan is None:
             shapes = shapes._replace(chunk=frame(shapes))
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat)
+            if place.commons is not None:
+                self.transport.share(place.commons, self._shelf)
             self.keeper = Keeper(place.node, place.beats, self.transport, beat, health)
         else:
             shapes = shapes._replace(chunk=CHUNK)
@@ -109,6 +114,8 @@ class Connected:
     def _make(self, about: Mapping[str, object]) -> Machine:
         plan, rows = self._plan, self._plan.rows(self._place.node)
         terms = plan.recipe.terms(self.learner.validate)
+        if self._shelf is not None and self.learner.still and self.learner.movable:
+            terms = terms._replace(room=self._shelf.room)  # what is mixed is what is sent next
         return Rounds(plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms, plan.limits)
 
     @abstractmethod

@@ -50,6 +50,9 @@ def prepare(config: Config, name: str, plain: int = 0) -> tuple[Plan, Lan]:
     if needs_sizes(config):
         wrong = "needs every node's number of samples before the first of them is there"
         raise ConfigError(Problem("topology.weights", wrong, "give topology.pi, one number a node"))
+    if config.wire.transport == "shm":
+        wrong = 'is "shm", which only nodes have that one gossipfl swarm has started'
+        raise ConfigError(Problem("wire.transport", wrong, '"auto" or "tcp"'))
     made = plan(config, plain=plain)
     return made, lan(config, made, name)
 

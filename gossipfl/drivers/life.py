@@ -40,7 +40,7 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
         return
     try:
         while (stale := _live(plan, workload, place, control, lan)) is not None:
-            place = stale  # once more, with a model and nothing else
+            place = stale._replace(anew=True)  # once more, with a model and nothing else
             lan = None if lan is None else replace(lan, instance=uuid.uuid4().hex)
     except Unusable as error:
         control.send_bytes(json.dumps({"error": str(error)}).encode())

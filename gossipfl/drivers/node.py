@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final, Self
 
+import torch
 from torch import Tensor
 
 from gossipfl.core.events import Adopt, Begin, Halt, PeerDown, Renew, Stepped
@@ -189,7 +190,7 @@ class Node(Connected):
             self._complain()
         adopt, self._adopted = self._adopted, None
         if self.learner.movable:
-            self.learner.move(adopt.x if self.learner.still else adopt.x.clone())
+            self.learner.move(adopt.x if self.learner.still else self._room(adopt.x).copy_(adopt.x))
         else:
             self.learner.load(adopt.x)
         self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
@@ -200,6 +201,10 @@ class Node(Connected):
             self.keep()
         held, self._held = self._held, ()
         self._do(held)
+
+    def _room(self, like: Tensor) -> Tensor:
+        """Memory for a model, from where it can be sent."""
+        return torch.empty_like(like) if self._shelf is None else self._shelf.room(like)
 
     def _catch_up(self) -> None:
         """On in the round of the neighbours, who went on while this node was away, or slow."""

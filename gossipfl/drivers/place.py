@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from gossipfl.transport.shared import Commons
+
 #: Seconds that a node that comes back waits for all its neighbours; then one of them is enough.
 REJOIN: Final = 3.0
 
@@ -33,6 +35,8 @@ class Place(NamedTuple):
     resume: int | None = None  # the round of the checkpoint in `folder` that it goes on from
     lost: str = ""  # why it has no part in this run any more: it was lost before the run was stopped
     borrows: bool = False  # does it take a neighbor's model, since its own is none, or old?
+    commons: Commons | None = None  # the memory that it shares with the other nodes of its swarm
+    anew: bool = False  # another life of this node has left payloads there, which may still be read
 
 
 class Control(Protocol):

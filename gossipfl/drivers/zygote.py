@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gossipfl.config import Config, load_config
 from gossipfl.drivers import checkpoint, room
+from gossipfl.drivers.connected import layout
 from gossipfl.drivers.forked import Forked
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
@@ -42,10 +43,14 @@ from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.drivers.resuming import require_same_data
 from gossipfl.errors import ConfigError, GossipError
+from gossipfl.learning.task import torch_dtype
 from gossipfl.learning.workload import Workload, workload
+from gossipfl.transport.shared import Commons
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +102,7 @@ class Nursery:
         self._stop_by: float | None = None
         self._met = self._unrecorded = False
         self._parent = 0  # standard input
+        self._commons: Commons | None = None
         self.interrupted = False
 
     def __enter__(self) -> Nursery:
@@ -104,6 +110,7 @@ class Nursery:
         context: Any = multiprocessing.get_context("fork" if forking else "spawn")
         if not forking:
             self._tell({"note": "nodes are spawned, not forked: starting takes seconds and more memory"})
+        self._commons = self._share(forking)
         self._selector.register(self._parent, selectors.EVENT_READ, None)
         gc.collect()
         gc.freeze()
@@ -116,13 +123,40 @@ class Nursery:
             raise GossipError(f"{why}; fewer nodes, or higher limits (ulimit -u, -n)") from error
         return self
 
+    def _share(self, forking: bool) -> Commons | None:
+        """The memory that the nodes are to share, if they can; who asked for it is told if not."""
+        transport = self._plan.config.wire.transport
+        if transport not in ("auto", "shm"):
+            return None
+        why = None if forking else "nodes are spawned"
+        if why is None and self._plan.recipe.rule.per_link:
+            why = f"rule {self._plan.config.algorithm.rule} sends another payload to each neighbor"
+        if why is None and self._plan.config.algorithm.exchange == "rounds":
+            try:
+                return Commons(self._plan.n, layout(self._plan, self._vector()))
+            except (OSError, ValueError, OverflowError) as error:
+                why = f"there is not so much memory ({error})"
+        if transport == "shm":
+            self._tell({"note": f"no memory is shared: {why}; parameters go over sockets"})
+        return None
+
+    def _vector(self) -> Tensor:
+        """What nodes average, in shape and type."""
+        import torch
+
+        config = self._plan.config
+        if config.algorithm.average_optimizer:
+            return self._load.learner(0).vector
+        return torch.empty(self._load.d, dtype=torch_dtype(config.train.dtype), device="meta")
+
     def _start(self, context: Any, forking: bool) -> None:
         ends = array("i", [self._selector.fileno()] if forking else [])
         for node in range(self._plan.n):
             ours, theirs = context.Pipe()
             name = self._plan.config.names[node]
             goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
-            place = Place(node, self._folder, self._scratch, *self._listen(node), self._run.epoch, *goes_on)
+            where = (self._folder, self._scratch, *self._listen(node), self._run.epoch)
+            place = Place(node, *where, *goes_on, commons=self._commons)
             ends.append(ours.fileno())
             process: Forked | BaseProcess
             if forking:

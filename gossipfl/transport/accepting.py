@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -23,7 +24,7 @@ from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.dialling import ALONE
 from gossipfl.transport.lookout import Lookout
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Socket, Sockets, monitored
+from gossipfl.transport.sockets import Fetch, Socket, Sockets, monitored
 from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
 
 #: How a node is turned away whose name another process bears.
@@ -77,6 +78,7 @@ class Accepting:
         self, sockets: Sockets, layout: Layout, who: Who, signs: Signs, quarantine: Quarantine
     ) -> None:
         self.address = ""
+        self.fetch: Fetch | None = None
         self._sockets, self._layout, self._who, self._signs = sockets, layout, who, signs
         self._quarantine = quarantine
         self._keys: Keys | None = None
@@ -252,10 +254,11 @@ class Accepting:
             if self._doubled(who.node, line):
                 self._held.append(_Held(time.monotonic() + HOLD, key, line, message, who))
                 return []
-            line.peer, line.session = who.node, message.session
+            self._known(line, who.node, message.session)
             self._routes[who.node, message.session] = key
         elif line.peer is None:
             raise RemoteProtocolError("a message before hello")
+        assert line.peer is not None
         return [Received(line.peer, line.session, message)]
 
     def _let_in(self) -> list[Event | Note]:
@@ -268,9 +271,9 @@ class Accepting:
             if key not in self._accepted:
                 continue  # it has gone
             if not self._doubled(who.node, line):
-                line.peer, line.session = who.node, message.session
+                self._known(line, who.node, message.session)
                 self._routes[who.node, message.session] = key
-                events.append(Received(line.peer, line.session, message))
+                events.append(Received(who.node, line.session, message))
             elif time.monotonic() < one.until:
                 self._held.append(one)
             else:
@@ -280,6 +283,12 @@ class Accepting:
                 line.peer = -1
                 events.append(Note("rejected", -1, f"a second node named {who.name}"))
         return events
+
+    def _known(self, line: _Accepted, node: int, session: int) -> None:
+        """It is known who is at the other end of a line."""
+        line.peer, line.session = node, session
+        if self.fetch is not None:
+            line.decoder.fetch = partial(self.fetch, node)
 
     def _doubled(self, node: int, line: _Accepted) -> bool:
         """Is another process connected that says it is this node?"""

@@ -3,6 +3,9 @@
 This is what the machine's sockets can do, the limit beside which a swarm is measured: a payload goes to every
 neighbour in chunks without a copy, then one of each is received and dropped. No header, no learning, no sum.
 
+With shared memory nothing has to move, so there the limit is the sum itself: every process tells its
+neighbours in an empty message that its payload is there, and averages theirs and its own into another slot.
+
 Run as a program of its own (`python -c "from gossipfl.transport.bare import main; main()"`), it reads a
 `Job` as one line of JSON on standard input, forks the processes and answers with a line of JSON.
 """
@@ -10,16 +13,20 @@ Run as a program of its own (`python -c "from gossipfl.transport.bare import mai
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import time
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+import numpy as np
 import zmq
+from numpy.typing import NDArray
 
 Socket = zmq.Socket[bytes]
+Slots = NDArray[np.float32]
 
 
 class Job(NamedTuple):
@@ -32,12 +39,15 @@ class Job(NamedTuple):
     rounds: int
     warm: int  # rounds before the clock starts
     folder: str  # for the sockets of ipc; empty: tcp
+    shared: bool = False  # payloads are float32 in shared memory
 
 
 def main() -> None:
     """Serve one job; the answer is `{"seconds": S, "cpu": C}` for `rounds` rounds: seconds (the median of the
     processes) and processor seconds (the mean)."""
     job = Job(**json.loads(sys.stdin.readline()))
+    memory = np.frombuffer(mmap.mmap(-1, max(4, 2 * job.nodes * job.size)), np.float32)
+    slots = memory[: 2 * job.nodes * (job.size // 4)].reshape(2, job.nodes, -1) if job.shared else None
     lines: list[Connection] = []
     children = []
     for node in range(job.nodes):
@@ -46,7 +56,7 @@ def main() -> None:
         if pid == 0:
             code = 1
             try:
-                _live(job, node, theirs)
+                _live(job, node, theirs, slots)
                 code = 0
             finally:
                 os._exit(code)
@@ -63,7 +73,24 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "cpu": sum(cpu for _, cpu in spent) / len(spent)}), flush=True)
 
 
-def _live(job: Job, node: int, control: Connection) -> None:
+#: Elements that are averaged at a time.
+BLOCK: Final = 131_072
+
+
+def _average(slots: Slots, rows: list[int], into: Slots) -> None:
+    """The mean of some rows."""
+    weight = np.float32(1 / len(rows))
+    term = np.empty(min(BLOCK, len(into)), np.float32)
+    for at in range(0, len(into), BLOCK):
+        total = into[at : at + BLOCK]
+        product = term[: len(total)]
+        np.multiply(slots[rows[0], at : at + BLOCK], weight, out=total)
+        for row in rows[1:]:
+            np.multiply(slots[row, at : at + BLOCK], weight, out=product)
+            total += product
+
+
+def _live(job: Job, node: int, control: Connection, slots: Slots | None) -> None:
     context: zmq.Context[Socket] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, 65_536)
     sockets: dict[int, Socket] = {}
@@ -81,8 +108,9 @@ def _live(job: Job, node: int, control: Connection) -> None:
     for peer, socket in sockets.items():
         if node < peer:
             socket.connect(addresses[node, peer])
-    payload = memoryview(bytearray(job.size))
-    chunks = [payload[at : at + job.chunk] for at in range(0, max(job.size, 1), job.chunk)]
+    payload = memoryview(bytearray(0 if job.shared else job.size))
+    chunks = [payload[at : at + job.chunk] for at in range(0, max(len(payload), 1), job.chunk)]
+    near = sorted([node, *sockets])
     ordered = [sockets[peer] for peer in sorted(sockets)]
     begun = used = 0.0
     for round in range(-job.warm, job.rounds):
@@ -94,5 +122,7 @@ def _live(job: Job, node: int, control: Connection) -> None:
         for socket in ordered:
             for _ in chunks:
                 socket.recv(copy=False)
+        if slots is not None:
+            _average(slots[round % 2], near, slots[(round + 1) % 2, node])
     control.send((time.monotonic() - begun, time.process_time() - used))
     context.destroy(linger=None)

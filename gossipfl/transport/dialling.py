@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 import zmq
@@ -16,7 +17,7 @@ from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Socket, Sockets, monitored
+from gossipfl.transport.sockets import Fetch, Socket, Sockets, monitored
 from gossipfl.transport.wire import Beat, Decoder, Layout
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -74,6 +75,7 @@ class Dialling:
     ) -> None:
         self._sockets, self._layout, self._keys, self._signs = sockets, layout, keys, signs
         self._quarantine = quarantine
+        self.fetch: Fetch | None = None
         self._dialled: dict[int, _Dialled] = {}
 
     def dial(self, peer: int, address: str) -> None:
@@ -216,7 +218,8 @@ class Dialling:
         # (no reconnecting, or IMMEDIATE), it drops what has come on it and is not read yet: a goodbye.
         socket.setsockopt(zmq.RECONNECT_IVL, NEVER)
         socket.setsockopt(zmq.IMMEDIATE, 0)
-        dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout), None
+        fetch = None if self.fetch is None else partial(self.fetch, dialled.peer)
+        dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout, fetch), None
         dialled.session, dialled.greeted, dialled.connection = dialled.session + 1, False, None
         dialled.monitor = self._sockets.watch(socket, _OPENED | _CLOSED | _FAILED)
         self._sockets.poller.register(socket, zmq.POLLIN)

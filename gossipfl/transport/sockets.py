@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from gossipfl.core.messages import Vectors
 from gossipfl.transport.curve import HANDSHAKE
 
 Socket = zmq.Socket[bytes]
@@ -23,6 +24,10 @@ PINGS, UNANSWERED = 12, 3.0
 WAITING = 4000
 #: Bytes of a frame below which a copy costs less than to be told, by a thread, that it has left.
 COPY_BELOW = 512 * 1024
+
+
+Fetch = Callable[[int, int], Vectors]
+"""(peer, slot) -> the payload that lies there, in memory shared with it."""
 
 
 class Limits(NamedTuple):

@@ -15,6 +15,7 @@ describes these bytes.
     reset    [14, round]
     want     [15]
     model    [16, round, part, offset]          + such a chunk
+    here     [17, round, counted, slot]      as data, whose payload lies in shared memory
     beat     [6, node, round, steps, training]
 """
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = range(1, 12)
-RESET, WANT, MODEL = range(14, 17)  # 12 and 13 are of those who only watch
+RESET, WANT, MODEL, HERE = range(14, 18)  # 12 and 13 are of those who only watch
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: The same inside one machine: what arrives in one piece is averaged where it lies.
@@ -237,6 +238,7 @@ class Decoder:
     """Frames of one session -> messages. Chunks of a payload come in order; anything else is an error."""
 
     layout: Layout
+    fetch: Callable[[int], Vectors] | None = None  # the payload in a slot of the peer's, if memory is shared
     _parts: list[Tensor] = field(default_factory=list)
     _at: tuple[int, int, int, int] | None = None  # kind, round (number), part, offset expected next
 
@@ -265,6 +267,10 @@ class Decoder:
             _expect(fields, 3, "none")
             round, counted = _integers(fields[1:], "round counted")
             return Nothing(round, counted), None
+        if kind == HERE:
+            _expect(fields, 4, "here")
+            round, counted, slot = _integers(fields[1:], "round counted slot")
+            return self._fetch(round, counted, slot), None
         if kind == DECLINE:
             _expect(fields, 2, "decline")
             return Decline(_integers(fields[1:], "number")[0]), None
@@ -282,7 +288,13 @@ class Decoder:
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14 to 16")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14 to 17")
+
+    def _fetch(self, round: int, counted: int, slot: int) -> Data:
+        """A payload where it lies: its numbers were checked by who put it there, a process of this run."""
+        if self.fetch is None or self._at is not None:
+            raise RemoteProtocolError("here, from a peer with which no memory is shared, or within a payload")
+        return Data(round, counted, self.fetch(slot))
 
     def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
         kind, round, part, offset = at
@@ -330,6 +342,11 @@ def _indices(values: Tensor, below: int, part: int) -> None:
         return
     if values[0] < 0 or values[-1] >= below or not (values[1:] > values[:-1]).all():
         raise RemoteProtocolError(f"part {part} of a payload: indices do not ascend from 0 to {below - 1}")
+
+
+def encode_here(message: Data, slot: int) -> bytes:
+    """here [17, round, counted, slot]: the payload of a data message lies in this slot of the sender's."""
+    return _pack([HERE, message.round, message.counted, slot])
 
 
 def encode_beat(beat: Beat) -> bytes:

@@ -19,14 +19,15 @@ from typing import Final
 import zmq
 
 from gossipfl.core.events import Event, Note, PeerDown
-from gossipfl.core.messages import Message
+from gossipfl.core.messages import Data, Message, Vectors
 from gossipfl.core.quarantine import Quarantine
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
+from gossipfl.transport.shared import Commons, Shelf
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Limits, Socket, Sockets
-from gossipfl.transport.wire import Beat, Layout, Who, encode, encode_beat
+from gossipfl.transport.wire import Beat, Frames, Layout, Who, encode, encode_beat, encode_here
 
 __all__ = ["Line", "Unbound", "ZeroMQ"]
 
@@ -67,7 +68,21 @@ class ZeroMQ:
         self._peers = 8192
         # Sockets may be used by one thread at a time: the one that calls `poll`, or one that calls `beat`.
         self._lock = threading.Lock()
+        self._commons: Commons | None = None
+        self._shelf: Shelf | None = None
         self.sent_bytes = 0
+
+    def share(self, commons: Commons, shelf: Shelf | None) -> None:
+        """Payloads are read where the peers leave theirs, and left on this node's shelf, if it has one;
+        before entering."""
+
+        def fetch(peer: int, slot: int) -> Vectors:
+            payload = commons.read(peer, slot)
+            self._sockets.received_bytes += commons.bytes
+            return payload
+
+        self._commons, self._shelf = commons, shelf
+        self._accepting.fetch = self._dialling.fetch = fetch
 
     # ------------------------------------------------------------------ lifetime
 
@@ -167,19 +182,30 @@ class ZeroMQ:
 
     def _send(self, peer: int, session: int, message: Message) -> None:
         route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
-        for frames in encode(message, self._who, self._chunk):
-            try:
-                if route is not None:
-                    self._accepting.send(route, frames)
-                elif socket is not None:
-                    socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-                else:
-                    return
-            except (zmq.Again, zmq.error.ZMQError) as error:
-                if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                    raise
+        if self._shelf is not None and self._commons is not None and isinstance(message, Data):
+            slot = self._shelf.place(message.payload)
+            if slot is not None:
+                self._sent(route, socket, (encode_here(message, slot),), self._commons.bytes)
                 return
-            self.sent_bytes += sum(memoryview(f).nbytes for f in frames)
+        for frames in encode(message, self._who, self._chunk):
+            if not self._sent(route, socket, frames):
+                return
+
+    def _sent(self, route: bytes | None, socket: Socket | None, frames: Frames, beside: int = 0) -> bool:
+        """Queue frames, by which so many bytes move that are not in them. Is the line there?"""
+        try:
+            if route is not None:
+                self._accepting.send(route, frames)
+            elif socket is not None:
+                socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            else:
+                return False
+        except (zmq.Again, zmq.error.ZMQError) as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            return False
+        self.sent_bytes += beside + sum(memoryview(f).nbytes for f in frames)
+        return True
 
     def poll(self, timeout: float | None) -> list[Event | Note]:
         """Wait up to `timeout` seconds (None: for ever) for anything to happen; returns at once with what is

@@ -66,7 +66,6 @@ def test_people_are_shown_progress_and_lines(start: Start) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--transport", "shm"], "--transport: shm"),
         (["--engine", "vector", "--transport", "tcp"], "--transport: tcp: the vector engine has no sockets"),
         (["--topology", "hypercube", "--nodes", "12"], "topology.graph"),
         (["--turns", "0"], "--turns"),

@@ -78,7 +78,7 @@ def test_ctrl_c_ends_everything_and_keeps_the_records(moment: str, start: Start,
 
 
 @pytest.mark.parametrize("moment", ["node", "nodes", "record", "round 20", "round 20 twice"])
-@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
 def test_when_a_node_is_killed_the_others_finish(
     moment: str, transport: str, start: Start, until: Until
 ) -> None:

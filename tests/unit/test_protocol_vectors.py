@@ -30,7 +30,7 @@ from gossipfl.core.messages import (
     Welcome,
 )
 from gossipfl.transport.lookout import Lookout, answer, ask, next_offset
-from gossipfl.transport.wire import CHUNK, Beat, Decoder, Layout, Who, decode_beat, encode, encode_beat
+from gossipfl.transport.wire import CHUNK, PIECE, Beat, Decoder, Layout, Who, decode_beat, encode, encode_beat
 
 FOLDER = Path(__file__).parents[1] / "data" / "protocol"
 RECORDED: dict[str, Any] = json.loads((FOLDER / "messages.json").read_text())
@@ -190,6 +190,6 @@ def test_in_a_recorded_conversation_the_sum_over_nodes_is_kept(name: str) -> Non
 
 def test_the_chunk_is_the_size_that_the_page_gives() -> None:
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    assert CHUNK == 4 * 1024 * 1024
-    assert "4,194,304 bytes" in page
+    assert (CHUNK, PIECE) == (4 * 1024 * 1024, 32 * 1024 * 1024)
+    assert "at least 4,194,304 and at most\n  33,554,432" in page
     assert f"protocol version {PROTOCOL_VERSION}" in page

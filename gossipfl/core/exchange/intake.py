@@ -25,6 +25,7 @@ class Terms(NamedTuple):
     columns: bool = False  # W's columns sum to one: what does not travel stays with its sender
     reweigh: Reweigh | None = None  # weights by how well each model does here
     score: Callable[[Tensor], float] | None = None  # x [d] -> its loss on this node's validation data
+    room: Callable[[Tensor], Tensor] | None = None  # memory for a mean like this tensor; None: new
 
 
 class Own(NamedTuple):
@@ -66,7 +67,8 @@ def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]
     apart = None if intake.late or terms.packing.lossy or not mine.sent else Departure(mine.sent[0])
     for k, value in enumerate(mine.sent):
         parts = [(w, value if j == row.node else intake.arrived[j][k]) for j, w in row.weights]
-        total = ordered_sum(parts, None, None if apart is None or k else apart.see)
+        room = None if terms.room is None else terms.room(value)
+        total = ordered_sum(parts, room, None if apart is None or k else apart.see)
         for flow in intake.late:
             if terms.columns:
                 total += flow.theirs[k] * (flow.weight or 0.0)

@@ -91,6 +91,8 @@ class Work:
         """The last round once more, with what has come too late for it: what that adds to x [d]."""
         state, intake = self._last
         before, _ = self._absorb()
+        # It is acknowledged now, and may be asked for once more: its sender's memory may not be.
+        late = [flow._replace(theirs=tuple(z.clone() for z in flow.theirs)) for flow in late]
         self._last = (state, intake._replace(late=(*intake.late, *late)))
         after, self.state = self._absorb()
         return after.x - before.x

@@ -26,8 +26,8 @@ _PROGRAM: Final = "import sys; sys.path[:] = sys.argv[1:]; from gossipfl.transpo
 
 
 def bare_rounds(nodes: int, edges: Sequence[tuple[int, int]], size: int, transport: str, rounds: int) -> Pace:
-    """Rounds a second of bare processes that send `size` bytes over each edge, both ways; of a process, a
-    second of processor time."""
+    """Rounds a second of bare processes that send `size` bytes over each edge, both ways (`shm`: that average
+    so many from each neighbor's memory); of a process, a second of processor time."""
     scratch = scratch_folder()
     job = {
         "nodes": nodes,
@@ -36,7 +36,8 @@ def bare_rounds(nodes: int, edges: Sequence[tuple[int, int]], size: int, transpo
         "chunk": CHUNK,
         "rounds": rounds,
         "warm": max(1, rounds // 6),
-        "folder": str(scratch) if transport == "ipc" else "",
+        "folder": "" if transport == "tcp" else str(scratch),
+        "shared": transport == "shm",
     }
     try:
         done = subprocess.run(

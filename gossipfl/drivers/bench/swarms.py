@@ -35,7 +35,7 @@ class Case:
 
 def measure(case: Case, say: Say) -> Row:
     """All figures of a case, one object. Raises ConfigError for a graph that is none."""
-    transport = "ipc" if case.transport == "auto" else case.transport
+    transport = "shm" if case.transport == "auto" else case.transport
     edges = plan(_config(case, transport, 1)).edges()
     size = 4 * case.parameters
 
