@@ -31,6 +31,7 @@ class Asked(NamedTuple):
 @click.command(
     short_help="Measure this machine: figures beside their limits.",
     epilog="\b\nExamples:\n  gossipfl bench\n  gossipfl bench --parameters 5000000 --transport tcp --json"
+    "\n  gossipfl bench --engine events"
     "\n  gossipfl bench --engine vector\n  gossipfl bench --engine vector --nodes 1000 --topology ring",
 )
 @click.option("--nodes", type=COUNTS, metavar="N", help="Number of nodes [default: 8; each engine its own].")

@@ -12,6 +12,8 @@ from functools import cached_property
 from math import exp, hypot, isfinite
 from typing import TYPE_CHECKING, Final, cast
 
+import numpy as np
+
 from gossipfl import plugin
 from gossipfl.errors import ConfigError, Problem
 
@@ -29,8 +31,8 @@ TINY: Final = 2.0**-126
 #: Elements summed at a time: a block of every payload stays in cache while it is added (measured on 5M
 #: float32).
 BLOCK = 131_072
-#: Elements up to which a call costs more than its arithmetic.
-SMALL = 4_096
+#: Elements up to which a call costs more than its arithmetic: numpy's cost less, and need no call a term.
+SMALL = 16_384
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def ordered_sum(
     if like.dtype.itemsize < 4:
         wide = ordered_sum([(weight, value.float()) for weight, value in terms])
         total = wide.to(like.dtype) if into is None else into.copy_(wide)
+    elif like.dim() == 1 and like.numel() <= SMALL and like.device.type == "cpu":
+        total = _small(terms) if into is None else into.copy_(_small(terms))
     elif like.dim() != 1 or like.numel() <= BLOCK:
         total = _summed(terms) if into is None else _sum_into(into, terms)
     else:
@@ -146,6 +150,15 @@ def ordered_sum(
         for some in _blocks(total.shape[-1]):
             seen(some, total[..., some])
     return total
+
+
+def _small(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """All terms as the rows of one array, which numpy adds up from the first to the last."""
+    import torch
+
+    rows = torch.stack([value for _, value in terms]).numpy()
+    rows *= np.array([weight for weight, _ in terms], rows.dtype)[:, np.newaxis]
+    return torch.from_numpy(np.add.reduce(rows, axis=0, initial=0.0))
 
 
 def _summed(terms: Sequence[tuple[float, Tensor]]) -> Tensor:

@@ -1,10 +1,10 @@
 """What a machine is told (events) and what it asks for (effects). Plain values: whoever drives it owns clock
-and sockets."""
+and sockets. What is made for every message is a tuple: made in a third of the time of a frozen dataclass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gossipfl.core.messages import Message, Vectors
 
@@ -51,8 +51,7 @@ class PeerUp:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message came in on a session with a peer."""
 
     peer: int
@@ -96,8 +95,7 @@ class Tick:
 Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Leave | Renew | Tick
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put a message on a session with a peer."""
 
     peer: int

@@ -93,6 +93,7 @@ class Simulation(Travels):
     def __init__(self, plan: Plan, workload: Workload, watch: Watch) -> None:
         super().__init__(plan, watch)
         self._diverged: tuple[int, int, str] | None = None
+        self._names = plan.config.names
         self._end = 0.0  # when the last round so far was over
         model = [("x", (workload.d,), plan.config.train.dtype)]
         self._about: Mapping[str, object] = plan.about(tuple(model), workload.data_hash)
@@ -361,8 +362,7 @@ class Simulation(Travels):
         self._tell(node, kind, self._nodes[node].rounds, now, **fields)
 
     def _tell(self, i: int, kind: str, round: int, now: float, **fields: object) -> None:
-        name = self.plan.config.names[i]
-        self.watch({"node": i, "name": name, "round": round, "time": now, "kind": kind, **fields})
+        self.watch({"node": i, "name": self._names[i], "round": round, "time": now, "kind": kind, **fields})
 
 
 @torch.enable_grad()  # whoever calls may be inside no_grad

@@ -101,9 +101,9 @@ class VectorLearner:
 
     def steps(self, round: int) -> Steps:
         descent, functions = self.descent, self.descent.functions
-        total = torch.zeros_like(self.vector[..., 0])
         if functions is None:
             return Phase(0.0, descent.ratio(round), 0)
+        total = torch.zeros_like(self.vector[..., 0])
         rate = descent.rate(round)
         for k in range(descent.steps):
             if k:

@@ -98,7 +98,20 @@ def test_the_vector_engine_is_measured_beside_numpy_and_the_plain_ways_to_mix() 
 def test_the_toy_of_the_event_engine_makes_every_event() -> None:
     ring = [((i - 1) % 5, (i + 1) % 5) for i in range(5)]
 
-    assert happenings.toy(ring, 7) == 5 * 7 * (1 + 2)
+    assert happenings.toy(ring, 7, 3) == 5 * 7 * (1 + 2)
+
+
+def test_the_event_engine_is_measured_beside_a_toy_and_beside_one_node_after_the_other() -> None:
+    said: list[str] = []
+
+    found = rows.events(rows.Choices(nodes=12, rounds=3, turns=1), said.append)
+
+    events, learning = found["rows"]  # type: ignore[misc]
+    assert (events["what"], learning["what"], learning["parameters"]) == ("events", "learning", 4810)
+    for row, unit in ((events, "events_per_second"), (learning, "node_steps_per_second")):
+        assert row["ratio"] == pytest.approx(row[unit] / row[f"limit_{unit}"], rel=1e-2)
+        assert row[unit] > 0
+    assert "learning of 12 nodes: turn 1 of 1" in said
 
 
 def test_ratios_are_taken_turn_by_turn() -> None:

@@ -67,12 +67,12 @@ class Edge:
     def decide(self, round: int, sends: bool = True) -> None:
         """Will this end send its payload of `round`? Not before everything open on the edge is settled, and
         only if an arc leads there (`sends`)."""
-        unanswered = unacknowledged = False
-        if self.out:
-            unanswered = any(t > self.heard for t in self.out)
-            unacknowledged = sum(t > self.acked for t in self.out) > WINDOW - 1
-        refused = not self.arcs and self.heard >= round and round not in self.inbox
-        self.plan = sends and self.up and not (unanswered or unacknowledged or refused)
+        heard, unanswered, unacknowledged = self.heard, False, 0
+        for t in self.out:
+            unanswered = unanswered or t > heard
+            unacknowledged += t > self.acked
+        refused = not self.arcs and heard >= round and round not in self.inbox
+        self.plan = sends and self.up and not (unanswered or unacknowledged >= WINDOW or refused)
 
     def emit(self, round: int, payload: Vectors, weight: float) -> Message:
         """The message of this round. A line that broke since the decision does not change it: it is sent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from gossipfl.drivers.bench import happenings, mixing, steps, swarms
+from gossipfl.drivers.bench import happenings, lessons, mixing, steps, swarms
 from gossipfl.drivers.bench.turns import Row, Say, load
 from gossipfl.drivers.machine import machine
 
@@ -53,15 +53,14 @@ def vector(asked: Choices, say: Say) -> Row:
 
 
 def events(asked: Choices, say: Say) -> Row:
-    """The event engine without training."""
-    case = happenings.Case(
-        asked.nodes or 1000,
-        asked.graph or "regular:4",
-        asked.parameters or 1000,
-        asked.rounds or 10,
-        asked.turns or 3,
-    )
-    return _told("events", [happenings.measure(case, say)])
+    """The event engine without training, and with it. `parameters` is for the first: the second is of
+    digits."""
+    n, graph, turns = asked.nodes or 1000, asked.graph or "regular:4", asked.turns or 3
+    case = happenings.Case(n, graph, asked.parameters or 1000, asked.rounds or 20, turns)
+    found = [happenings.measure(case, say)]
+    if asked.parameters is None:
+        found.append(lessons.measure(lessons.Case(n, graph, asked.rounds or 10, turns), say))
+    return _told("events", found)
 
 
 def _told(engine: str, rows: list[Row]) -> Row:
