@@ -154,11 +154,11 @@ def ordered_sum(
 
 def _small(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     """All terms as the rows of one array, which numpy adds up from the first to the last."""
-    import torch
-
-    rows = torch.stack([value for _, value in terms]).numpy()
+    rows = np.stack([value.numpy() for _, value in terms])
     rows *= np.array([weight for weight, _ in terms], rows.dtype)[:, np.newaxis]
-    return torch.from_numpy(np.add.reduce(rows, axis=0, initial=0.0))
+    total = terms[0][1].new_empty(rows.shape[1])
+    np.add.reduce(rows, axis=0, initial=0.0, out=total.numpy())
+    return total
 
 
 def _summed(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
