@@ -12,12 +12,13 @@ from typing import Final, NamedTuple
 
 from gossipfl.errors import Problem
 
-#: Open files of a node: without neighbors, for each of them, and what it holds of each node started before.
-FILES, LINE, SIBLING = 60, 7, 3
-#: Threads of a node, its own and ZeroMQ's.
-THREADS: Final = 7
-#: Bytes that a node holds to itself at least: without a model, and as a multiple of its parameters.
-ALONE, VECTORS = 6_000_000, 5
+#: Open files of a node: without neighbors, for each of them, and, of their parent, for each node.
+FILES, LINE, SIBLING = 60, 7, 1
+#: Threads of a node, its own two and ZeroMQ's two, and one more that PyTorch or a task may start.
+THREADS: Final = 5
+#: Bytes that a node takes at least: without a model, with what the system holds for it (seen: 1,000 nodes of
+#: digits take 13 to 14 GB together), and as a multiple of its parameters.
+ALONE, VECTORS = 13_000_000, 5
 #: Open files that are asked of the system where it grants them.
 WANTED: Final = 65_536
 

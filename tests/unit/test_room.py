@@ -22,11 +22,11 @@ def test_a_thousand_nodes_of_degree_four_fit_a_usual_machine() -> None:
 @pytest.mark.parametrize(
     ("lacking", "degrees", "parameters", "said"),
     [
-        ({"files": 1024}, [4] * 1000, 4810, ("3088 open files", "ulimit -n 3088")),
+        ({"files": 1024}, [4] * 1000, 4810, ("1088 open files", "ulimit -n 1088")),
         ({"files": 4096}, [999] + [1] * 999, 4810, ("up to 999 neighbors", "ulimit -n")),
-        ({"threads": 4000}, [4] * 1000, 4810, ("7000 threads, 4000 are allowed", "pids.max")),
-        ({"memory": 10**9}, [4] * 1000, 4810, ("1000 nodes need 6.0 GB", "fewer nodes")),
-        ({"memory": 10**9}, [2] * 8, 400_000_000, ("8 nodes need 16.0 GB", "a smaller model")),
+        ({"threads": 4000}, [4] * 1000, 4810, ("5000 threads, 4000 are allowed", "pids.max")),
+        ({"memory": 10**9}, [4] * 1000, 4810, ("1000 nodes need 13.0 GB", "fewer nodes")),
+        ({"memory": 10**9}, [2] * 8, 400_000_000, ("8 nodes need 16.1 GB", "a smaller model")),
     ],
 )
 def test_what_is_lacking_is_told_and_what_would_do(
@@ -52,7 +52,7 @@ def test_this_machine_says_what_it_grants() -> None:
 @pytest.mark.system
 def test_a_swarm_that_cannot_have_its_files_is_one_line_and_no_process(tmp_path: Path) -> None:
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100));"
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80));"
         "from gossipfl.cli import main; main(['swarm', '--nodes', '20', '--out', 'run'])"
     )
     ended = subprocess.run(
@@ -60,5 +60,5 @@ def test_a_swarm_that_cannot_have_its_files_is_one_line_and_no_process(tmp_path:
     )
 
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("gossipfl: error: swarm.nodes: 20 nodes with up to 2 neighbors need 134")
+    assert ended.stderr.startswith("gossipfl: error: swarm.nodes: 20 nodes with up to 2 neighbors need 94")
     assert len(ended.stderr.splitlines()) == 1, json.dumps(ended.stderr)
