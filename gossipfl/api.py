@@ -152,6 +152,8 @@ def _resumed(
         wrong = f"{folder} is no folder of a run: it has no config.toml"
         raise ConfigError(Problem("--resume", wrong, "what swarm was given as --out"))
     loaded = load_config(folder / "config.toml" if config is None else config, overrides)
+    if config is None:
+        loaded = loaded.model_copy(update={"fault": ()})  # they have happened
     exports.check(loaded, folder)
     found = resuming.find(folder, loaded, None if needs_sizes(loaded) else plan(loaded))
     for note in found.notes:

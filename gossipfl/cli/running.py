@@ -78,7 +78,10 @@ def _resumed(common: Common, folder: Path) -> Config:
     if not source.is_file():
         wrong = f"{folder} is no folder of a run: it has no config.toml"
         raise ConfigError(Problem("--resume", wrong, "what was given, or shown, as --out"))
-    return replace(common, source=common.source or str(source)).load()
+    config = replace(common, source=common.source or str(source)).load()
+    if common.source is None and common.script is None:
+        config = config.model_copy(update={"fault": ()})  # they have happened
+    return config
 
 
 def _display(common: Common, config: Config) -> AbstractContextManager[Watch]:

@@ -75,6 +75,8 @@ class AsynchronousNode(Node):
             self.keeper.at(self.rounds + 1, training=True)
         t0 = time.monotonic()
         phase = self._walk.step()
+        if self._meddling is not None:
+            self._meddling.drag(time.monotonic() - t0)
         self.keeper.step()
         self._phase_s += time.monotonic() - t0
         if phase is not None:
@@ -93,6 +95,7 @@ class AsynchronousNode(Node):
         self.rounds += 1
         self.keeper.at(self.rounds, training=self._walk.training)
         self._tell_phase(phase, seconds)
+        self._tell_made()
         if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
             self.keep()
 
@@ -100,6 +103,9 @@ class AsynchronousNode(Node):
 
     def _kept(self) -> Tree:
         return {"steps": self._walk.steps, "machine": self._walk.machine.kept()}
+
+    def _begin_anew(self) -> None:
+        """Nothing is left of what was: the machine is a new one anyway."""
 
     def _restore(self, tree: Tree, rounds: int) -> None:
         self._walk.steps = tree["steps"]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Received, Send, Shift, Tick
+from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.membership import Change, State
@@ -26,6 +27,7 @@ from gossipfl.core.messages import Model, Want
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
 from gossipfl.drivers.keeping import Keeping
+from gossipfl.drivers.meddling import Meddling
 from gossipfl.drivers.neighborhood import Neighborhood, terms
 from gossipfl.drivers.place import Control, Place, Stale, Stopped
 from gossipfl.drivers.plan import Plan
@@ -57,6 +59,8 @@ class Connected:
         self.learner = workload.learner(place.node)
         self._neighbors = plan.near(place.node)
         about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
+        if place.instance:
+            about |= {INSTANCE: place.instance}
         commons = None if place.anew else place.commons
         self._shelf = None if commons is None else Shelf(commons, place.node)
         self.machine = self._make(about)
@@ -88,6 +92,9 @@ class Connected:
             self.keeper = Pulse(place.node, self.transport, beat, health)
             self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
         self.transport.expect(len(self._neighbors))
+        self._meddling = (
+            Meddling(config.swarm.seed, place.node, self.transport) if lan is None and config.fault else None
+        )
         self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
         self.begun = self.ended = 0.0
@@ -107,9 +114,12 @@ class Connected:
         self._lent: set[tuple[int, int]] = set()  # lines on which this node's model has been given away
         self._lender = -1  # whose model this node wants
         self._borrowed: Model | None = None
+        self._awaited = {f.round for f in config.fault if f.round is not None}  # rounds for which faults wait
         self._skipped_from: int | None = None  # the last round before those that were left out
         if place.resume is not None:
             self._resume(place.resume)
+        elif place.instance:
+            self._begin_anew()
 
     def _make(self, about: Mapping[str, object]) -> Machine:
         plan, rows = self._plan, self._plan.rows(self._place.node)
@@ -121,6 +131,10 @@ class Connected:
     @abstractmethod
     def _resume(self, round: int) -> None:
         """Go on from a checkpoint. Raises Unusable."""
+
+    @abstractmethod
+    def _begin_anew(self) -> None:
+        """Be the process that follows one which has kept nothing."""
 
     @abstractmethod
     def _renew(self) -> None:
@@ -162,7 +176,10 @@ class Connected:
         for index, effect in enumerate(effects):
             match effect:
                 case Send(peer, session, message):
-                    self.transport.send(peer, session, message)
+                    if self._meddling is None:
+                        self.transport.send(peer, session, message)
+                    else:
+                        self._meddling.send(effect)
                 case Adopt(round):
                     self._adopted = effect
                     if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
@@ -208,6 +225,9 @@ class Connected:
 
     def _turn(self, timeout: float | None) -> None:
         """Wait for something to happen, and let it."""
+        for down in () if self._meddling is None else self._meddling.downs():
+            self._handle(down)
+            timeout = 0.0
         t0 = time.monotonic()
         pause = self._around.pause()
         events = self.transport.poll(pause if timeout is None else min(timeout, pause))
@@ -282,6 +302,8 @@ class Connected:
                 for j in self._neighbors:
                     if j > self._place.node and j in addresses:
                         self.transport.dial(j, addresses[j][0])
+            if "fault" in word and self._meddling is not None:
+                self._meddling.word(word["fault"])
             if "base" in word and self._keeping.base is not None:
                 self._keeping.base = word["base"]
             for j in word.get("gone", ()):

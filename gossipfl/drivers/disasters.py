@@ -5,6 +5,7 @@ docs/faults.md says what each kind of fault means, here and for real processes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from gossipfl.drivers.travels import Travels
 
 # what a draw is for, the first key after the purpose
-_MESSAGES: Final = 30
+MESSAGES: Final = 30
+_AGAIN: Final = 32
+#: Seconds at most after which a message that is doubled comes again.
+AGAIN: Final = 0.03
 #: Seconds, beside two round trips, after which a message of a line that was replaced arrives.
 LATE: Final = 0.06
 
@@ -36,6 +40,7 @@ class Disasters:
         self._waiting = [act for act in script if act.at is None]  # for somebody's round
         self._slow: list[Act] = []
         self._messages: dict[int, Act] = {}  # of the faults of messages that last, by number
+        self._again, self._count = draw.prefix(self._seed, Purpose.NETWORK, _AGAIN), itertools.count()
         self._drawn: dict[tuple[int, int, int], int] = {}  # messages of a fault's line and direction
 
     def begin(self, begun: float) -> None:
@@ -122,14 +127,17 @@ class Disasters:
             return True
         key = (act.number, sender, receiver)
         self._drawn[key] = count = self._drawn.get(key, 0) + 1
-        return draw.one(draw.prefix(self._seed, Purpose.NETWORK, _MESSAGES, *key), count) < act.share
+        return draw.one(draw.prefix(self._seed, Purpose.NETWORK, MESSAGES, *key), count) < act.share
 
     def _strike(self, act: Act, peer: int, event: Received, now: float) -> int:
         world, sender = self._world, event.peer
         line = world.lines[min(sender, peer), max(sender, peer)]
         match act.kind:
             case "duplicate":
-                return 2
+                later = now + AGAIN * draw.one(self._again, next(self._count))
+                size = world.size(event.message)
+                world.put(later, sender, partial(world.leave_for, peer, event, size))
+                return 1
             case "drop":
                 world.put(now, sender, partial(self._break, peer, event))
             case "corrupt":

@@ -53,6 +53,9 @@ def prepare(config: Config, name: str, plain: int = 0) -> tuple[Plan, Lan]:
     if config.wire.transport == "shm":
         wrong = 'is "shm", which only nodes have that one gossipfl swarm has started'
         raise ConfigError(Problem("wire.transport", wrong, '"auto" or "tcp"'))
+    if config.fault:
+        wrong = "is for nodes of one machine, which gossipfl swarm starts"
+        raise ConfigError(Problem("fault", wrong, "leave the [[fault]] tables out"))
     made = plan(config, plain=plain)
     return made, lan(config, made, name)
 

@@ -41,6 +41,8 @@ def live(plan: Plan, workload: Workload, place: Place, control: Connection, lan:
     try:
         while (stale := _live(plan, workload, place, control, lan)) is not None:
             place = stale._replace(anew=True)  # once more, with a model and nothing else
+            if place.instance:
+                place = place._replace(instance=uuid.uuid4().hex)
             lan = None if lan is None else replace(lan, instance=uuid.uuid4().hex)
     except Unusable as error:
         control.send_bytes(json.dumps({"error": str(error)}).encode())

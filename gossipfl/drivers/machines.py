@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gossipfl.core.asynchronous import account
+from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.exchange.line import Post
 from gossipfl.core.exchange.pairwise import Pairwise
 from gossipfl.core.exchange.push import Push, Terms
@@ -17,7 +18,8 @@ def machine(plan: Plan, node: int, about: Mapping[str, object]) -> Asynchronous:
     """The machine of one node; `about`: what it tells when it meets another."""
     config, params = plan.config, plan.recipe.params
     near = neighbors(plan.edges(), node)
-    post = Post(node, config.swarm.seed, near, plan.rounds, about)
+    instance = str(about.get(INSTANCE, "0"))  # hexadecimal: of one process among those of a node
+    post = Post(node, config.swarm.seed, near, plan.rounds, about, int(instance[:15], 16))
     if config.algorithm.exchange == "pairwise":
         return Pairwise(post, config.algorithm.every)
     matrix = plan.recipe.schedule.mixing(0).matrix  # w_ij > 0: i takes what j sends

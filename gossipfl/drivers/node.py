@@ -53,7 +53,7 @@ class Node(Connected):
         limit = time.monotonic() + timeout if timeout else None
         while self.machine.missing() and not self._enough():
             self._look()
-            pauses = [] if self._abroad is None else [EVERY]
+            pauses = [] if self._abroad is None and not self._place.instance else [EVERY]
             pauses += [] if limit is None else [max(0.0, limit - time.monotonic())]
             self._turn(min(pauses, default=None))
             if limit is not None and time.monotonic() >= limit and self.machine.missing():
@@ -92,8 +92,9 @@ class Node(Connected):
         return self._came_back() and late and len(self.machine.missing()) < len(self._neighbors)
 
     def _came_back(self) -> bool:
-        """Was this node here before, among machines?"""
-        return self._abroad is not None and (self._place.resume is not None or self._place.borrows)
+        """Was this node here before?"""
+        among_machines = self._place.resume is not None or self._place.borrows
+        return bool(self._place.instance) or (self._abroad is not None and among_machines)
 
     def train(self) -> None:
         """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
@@ -117,8 +118,10 @@ class Node(Connected):
     def _tell_begin(self) -> None:
         if self._place.resume is None:
             self.begun = self.now
-        else:
+        text = "begins anew: it has kept nothing" if self._place.instance else ""
+        if self._place.resume is not None:
             text = f"goes on from its checkpoint of round {self._place.resume}"
+        if text:
             self.recorder.write("note", round=self.rounds, time=self.now, text=text)
         self.say({"begun": self.begun})
 
@@ -150,6 +153,8 @@ class Node(Connected):
         self.keeper.at(round + 1, training=True)
         t0 = time.monotonic()
         phase = self._phase(round)
+        if self._meddling is not None:
+            self._meddling.drag(time.monotonic() - t0)
         if self._skipped_from is not None:  # rounds have been left out: the learning rate moved more
             rate = optimizers.rate(self._plan.config.train, self._plan.rounds)
             phase = phase._replace(ratio=optimizers.ratio(rate, round, self._skipped_from))
@@ -197,6 +202,7 @@ class Node(Connected):
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
         self._catch_up()
+        self._tell_made()
         if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
             self.keep()
         held, self._held = self._held, ()
@@ -219,6 +225,12 @@ class Node(Connected):
             for round in missed if values else ():
                 self.recorder.write("eval", round=round, time=self.now, **values)
             self._skipped_from, self.rounds = self.rounds - 1, self.machine.round
+
+    def _tell_made(self) -> None:
+        """Tell whoever lets faults happen of a round for which one waits."""
+        for round in sorted(round for round in self._awaited if round <= self.rounds):
+            self._awaited.discard(round)
+            self.say({"made": round})
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -245,11 +257,17 @@ class Node(Connected):
     def _resume(self, round: int) -> None:
         """Go on from a checkpoint. Raises Unusable."""
         said, tree = self._keeping.load(round, self.learner)
-        self.rounds, self.begun, self._epoch = round, said["begun"], time.monotonic() - said["time"]
+        self.rounds, self.begun = round, said["begun"]
+        if not self._place.instance:  # else the run's clock has gone on
+            self._epoch = time.monotonic() - said["time"]
         self._sent_before = said["sent_bytes"]
         if self._vigil is not None and said["vigil"] is not None:
             self._vigil.restore(said["vigil"])
         self._restore(tree, said["rounds"])
+
+    def _begin_anew(self) -> None:
+        assert isinstance(self.machine, Rounds)
+        self._restore(keeping.afresh(0), self._plan.rounds)
 
     def _restore(self, tree: Tree, rounds: int) -> None:
         assert isinstance(self.machine, Rounds)

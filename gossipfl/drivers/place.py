@@ -37,6 +37,7 @@ class Place(NamedTuple):
     borrows: bool = False  # does it take a neighbor's model, since its own is none, or old?
     commons: Commons | None = None  # the memory that it shares with the other nodes of its swarm
     anew: bool = False  # another life of this node has left payloads there, which may still be read
+    instance: str = ""  # of a process that follows another one in this run: what tells it from that one
 
 
 class Control(Protocol):

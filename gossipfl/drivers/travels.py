@@ -27,6 +27,8 @@ from gossipfl.drivers.world import Line, Watch, World
 MISSED: Final = DEAD
 #: Seconds that a node which is done waits for neighbours whose lines are down, as real ones do.
 PARTING: Final = 30.0
+#: What the draw of an incarnation is for, the first key after the purpose.
+INCARNATION: Final = 31
 #: Seconds until a line that broke is dialled anew, as by real nodes.
 REDIAL: Final = 0.05
 

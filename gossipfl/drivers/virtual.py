@@ -40,7 +40,7 @@ from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors_of_all
 from gossipfl.drivers.telling import criteria, due, eval_fields, jumped, round_fields, wrong
-from gossipfl.drivers.travels import Travels
+from gossipfl.drivers.travels import INCARNATION, Travels
 from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
 from gossipfl.learning import optimizers
@@ -51,10 +51,6 @@ from gossipfl.learning.workload import Workload
 #: Objects made until Python looks for cycles among them: what is under way are many, and makes none. (With
 #: Python's own 700 a third of the time goes into looking.)
 SELDOM: Final = 200_000
-
-
-#: What the draw of an incarnation is for, the first key after the purpose.
-_INCARNATION: Final = 31
 
 
 class _Saved(NamedTuple):
@@ -314,7 +310,7 @@ class Simulation(Travels):
     def reborn(self, node: int, now: float) -> None:
         found = self._nodes[node]
         found.skipped_from, found.lives = None, found.lives + 1
-        inc = draw.seed64(self.plan.config.swarm.seed, Purpose.NETWORK, _INCARNATION, node, found.lives) >> 3
+        inc = draw.seed64(self.plan.config.swarm.seed, Purpose.NETWORK, INCARNATION, node, found.lives) >> 3
         if found.stale is not None:  # with its model, and nothing else
             found.rounds = min(max(found.rounds, found.stale), self.plan.rounds)
             found.machine = self._machine(node, found.learner)

@@ -12,15 +12,18 @@ from typing import NamedTuple
 
 import torch
 
+from gossipfl import draw
 from gossipfl.core.events import Effect, Event, Finished, Halt, Note, Send, Tick
+from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.stopping import Vigil
+from gossipfl.draw import Purpose
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria, due, eval_fields, wrong
-from gossipfl.drivers.travels import Travels
+from gossipfl.drivers.travels import INCARNATION, Travels
 from gossipfl.drivers.walk import Walk
 from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
@@ -49,6 +52,7 @@ class _Node(Traveller):
     tick: float = -1.0  # the last one that was put
     end: float = 0.0
     saved: _Saved | None = None
+    lives: int = 0  # times that it has begun again
 
     @property
     def stepping(self) -> bool:
@@ -71,8 +75,15 @@ class Simulation(Travels):
         restarts = any(fault.kind in ("kill", "restart") for fault in plan.config.fault)
         self._every = plan.config.swarm.checkpoint_every if restarts else 0
 
-    def _node(self, i: int) -> _Node:
-        walk = Walk(machine(self.plan, i, self._about), self._workload.learner(i))
+    def _node(self, i: int, life: int = 0) -> _Node:
+        about = self._about
+        if life:
+            key = (INCARNATION, i, life)
+            about = {
+                **about,
+                INSTANCE: f"{draw.seed64(self.plan.config.swarm.seed, Purpose.NETWORK, *key):x}",
+            }
+        walk = Walk(machine(self.plan, i, about), self._workload.learner(i))
         return _Node(walk=walk, vigil=Vigil(self._criteria) if self._criteria else None)
 
     def run(self) -> Outcome:
@@ -213,7 +224,9 @@ class Simulation(Travels):
         node.saved = _Saved(node.walk.machine.phases, node.walk.steps, *trees)
 
     def reborn(self, node: int, now: float) -> None:
-        found, fresh = self._nodes[node], self._node(node)
+        found = self._nodes[node]
+        found.lives += 1
+        fresh = self._node(node, found.lives)
         found.walk, found.vigil, found.phase_s, found.tick = fresh.walk, fresh.vigil, 0.0, -1.0
         if found.saved is None:
             self.tell(node, "note", now, text="begins anew: it has kept nothing")

@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import time
+import uuid
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from gossipfl.config import Config, load_config
 from gossipfl.drivers import checkpoint, room
 from gossipfl.drivers.connected import layout
+from gossipfl.drivers.faults import Faults
 from gossipfl.drivers.forked import Forked
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
@@ -42,6 +44,7 @@ from gossipfl.drivers.outcome import Outcome, summarize
 from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.drivers.resuming import require_same_data
+from gossipfl.drivers.script import acts
 from gossipfl.errors import ConfigError, GossipError
 from gossipfl.learning.task import torch_dtype
 from gossipfl.learning.workload import Workload, workload
@@ -78,6 +81,7 @@ class _Child:
     begun: float | None = None
     word: dict[str, Any] | None = None
     alive: bool = True
+    before: list[str] | None = None  # where the process that this one follows was bound
     kept: set[int] = field(default_factory=set)  # rounds of its checkpoints
 
 
@@ -101,21 +105,30 @@ class Nursery:
         self._selector = selectors.DefaultSelector()
         self._stop_by: float | None = None
         self._met = self._unrecorded = False
+        self._forking = True
+        self._ends = array("i")  # files that the next child closes
+        self._context: Any = None
         self._parent = 0  # standard input
         self._commons: Commons | None = None
+        script = acts(made.config, made.edges()) if made.config.fault else ()
+        self._faults = Faults(script, made.config.names, run.folder, run.epoch, self) if script else None
         self.interrupted = False
 
     def __enter__(self) -> Nursery:
-        forking = can_fork(self._plan.config, _uses_accelerator(self._plan.config))
-        context: Any = multiprocessing.get_context("fork" if forking else "spawn")
-        if not forking:
+        self._forking = can_fork(self._plan.config, _uses_accelerator(self._plan.config))
+        self._context = multiprocessing.get_context("fork" if self._forking else "spawn")
+        if not self._forking:
             self._tell({"note": "nodes are spawned, not forked: starting takes seconds and more memory"})
-        self._commons = self._share(forking)
+        self._commons = self._share(self._forking)
         self._selector.register(self._parent, selectors.EVENT_READ, None)
+        self._ends = array("i", [self._selector.fileno()])
         gc.collect()
         gc.freeze()
         try:
-            self._start(context, forking)
+            for node in range(self._plan.n):
+                name = self._plan.config.names[node]
+                goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
+                self._children.append(self._start(self._place(node, *goes_on)))
         except OSError as error:
             started = len(self._children)
             self.__exit__()
@@ -129,6 +142,8 @@ class Nursery:
         if transport not in ("auto", "shm"):
             return None
         why = None if forking else "nodes are spawned"
+        if self._faults is not None:
+            why = "a fault script strikes what travels over sockets"
         if why is None and self._plan.recipe.rule.per_link:
             why = f"rule {self._plan.config.algorithm.rule} sends another payload to each neighbor"
         if why is None and self._plan.config.algorithm.exchange == "rounds":
@@ -149,27 +164,27 @@ class Nursery:
             return self._load.learner(0).vector
         return torch.empty(self._load.d, dtype=torch_dtype(config.train.dtype), device="meta")
 
-    def _start(self, context: Any, forking: bool) -> None:
-        ends = array("i", [self._selector.fileno()] if forking else [])
-        for node in range(self._plan.n):
-            ours, theirs = context.Pipe()
-            name = self._plan.config.names[node]
-            goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
-            where = (self._folder, self._scratch, *self._listen(node), self._run.epoch)
-            place = Place(node, *where, *goes_on, commons=self._commons)
-            ends.append(ours.fileno())
-            process: Forked | BaseProcess
-            if forking:
-                process = Forked(partial(_born, self._plan, self._load, place, theirs), name, ends)
-            else:
-                args = (self._plan.config.to_dict(), place, theirs)
-                spawned: BaseProcess = context.Process(target=_spawned, args=args)
-                spawned.start()
-                process = spawned
-            theirs.close()
-            child = _Child(node, process, ours)
-            self._children.append(child)
-            self._selector.register(ours, selectors.EVENT_READ, child)
+    def _place(self, node: int, resume: int | None, lost: str = "", instance: str = "") -> Place:
+        listen, beats = self._listen(node)
+        where = Place(node, self._folder, self._scratch, listen, beats, self._run.epoch, resume, lost)
+        return where._replace(commons=self._commons, instance=instance, anew=bool(instance))
+
+    def _start(self, place: Place) -> _Child:
+        ours, theirs = self._context.Pipe()
+        process: Forked | BaseProcess
+        if self._forking:
+            self._ends.append(ours.fileno())
+            name = self._plan.config.names[place.node]
+            process = Forked(partial(_born, self._plan, self._load, place, theirs), name, self._ends)
+        else:
+            args = (self._plan.config.to_dict(), place, theirs)
+            spawned: BaseProcess = self._context.Process(target=_spawned, args=args)
+            spawned.start()
+            process = spawned
+        theirs.close()
+        child = _Child(place.node, process, ours)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+        return child
 
     def __exit__(self, *exception: object) -> None:
         for child in self._children:
@@ -187,24 +202,77 @@ class Nursery:
     def watch(self) -> Outcome:
         """Until every process has ended."""
         self._tell({"started": [c.process.pid for c in self._children]})
-        while any(c.alive for c in self._children):
-            timeout = None if self._stop_by is None else max(0.0, self._stop_by - time.monotonic())
-            for key, _ in self._selector.select(timeout):
+        while any(c.alive for c in self._children) or self._coming():
+            waits = [] if self._stop_by is None else [max(0.0, self._stop_by - time.monotonic())]
+            due = None if self._faults is None else self._faults.due()
+            waits += [] if due is None else [due]
+            for key, _ in self._selector.select(min(waits, default=None)):
                 if key.data is None:  # a word, or the end of whoever asked for the swarm: stop
                     self._selector.unregister(self._parent)
                     self.interrupted = True
                     self._stop(GRACE)
                 else:
                     self._hear(key.data)
+            if self._faults is not None and self._stop_by is None:
+                self._faults.act()
             if self._stop_by is not None and time.monotonic() >= self._stop_by:
                 for child in self._children:
                     if child.alive:
                         child.process.kill()
         return self._outcome()
 
+    # ------------------------------------------------------------------ faults
+
+    def _coming(self) -> bool:
+        """Is a node to be started again?"""
+        return self._faults is not None and self._stop_by is None and self._faults.coming
+
+    def signal(self, node: int, number: int) -> None:
+        process = self._children[node].process
+        if self._children[node].alive and process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    def send(self, node: int, word: dict[str, object]) -> None:
+        if self._children[node].alive:
+            _send(self._children[node], word)
+
+    def restart(self, node: int) -> None:
+        before = self._children[node]
+        if before.word is not None or self._stop_by is not None:
+            return  # it has finished: its result is safe
+        if before.alive:
+            before.process.kill()
+            self._ended(before)
+        kept = checkpoint.rounds(self._folder / checkpoint.FOLDER / self._plan.config.names[node])
+        alive = [c.control.fileno() for c in self._children if c.alive]
+        self._ends = array("i", [self._selector.fileno(), *alive])
+        place = self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)
+        child = self._children[node] = self._start(place)
+        child.begun, child.kept, child.before = before.begun, set(kept), before.bound
+        gone = [c.node for c in self._children if not c.alive and not self._returns(c)]
+        if gone:
+            _send(child, {"gone": gone})
+
+    def _returns(self, child: _Child) -> bool:
+        """Is a node whose process has ended to be started again?"""
+        returns = self._faults is not None and self._faults.returns(child.node)
+        return returns and child.word is None and self._stop_by is None
+
+    def _reintroduce(self, child: _Child) -> None:
+        """A node that was started again is bound: tell it where the others are, and them if it has moved."""
+        near = self._plan.near(child.node)
+        bound = {j: self._children[j].bound for j in near if self._children[j].alive}
+        _send(child, {"addresses": {j: place for j, place in bound.items() if place is not None}})
+        for j in near:
+            if self._children[j].alive and child.bound != child.before:
+                _send(self._children[j], {"addresses": {child.node: child.bound}})
+
     # ------------------------------------------------------------------ words
 
     def _hear(self, child: _Child) -> None:
+        if not child.alive:
+            return  # its process has been followed by another
         try:
             word = json.loads(child.control.recv_bytes())
         except (EOFError, OSError):
@@ -212,8 +280,15 @@ class Nursery:
             return
         if "bound" in word:
             child.bound = word["bound"]
+            if self._met and self._faults is not None:
+                self._reintroduce(child)
         elif "begun" in word:
-            child.begun = word["begun"]
+            child.begun = word["begun"] if child.begun is None else child.begun
+            if self._faults is not None and all(c.begun is not None or not c.alive for c in self._children):
+                self._faults.begin()
+        elif "made" in word:
+            if self._faults is not None:
+                self._faults.made(child.node, word["made"])
         elif "note" in word:
             self._tell(word)
         elif "checkpoint" in word:
@@ -233,6 +308,8 @@ class Nursery:
         child.control.close()
         child.process.join()
         child.alive = False
+        if self._returns(child):
+            return
         if child.word is None or "error" in child.word:
             code = child.process.exitcode
             how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Fetch, Socket, Sockets, monitored
-from gossipfl.transport.wire import Beat, Decoder, Layout
+from gossipfl.transport.wire import Beat, Decoder, Frames, Layout
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
@@ -77,9 +78,17 @@ class Dialling:
         self._quarantine = quarantine
         self.fetch: Fetch | None = None
         self._dialled: dict[int, _Dialled] = {}
+        self._held: set[int] = set()  # peers that are not dialled for now
+        # old lines by peer, and what is to come on them
+        self._aside: dict[int, list[tuple[Socket, list[Frames]]]] = {}
 
     def dial(self, peer: int, address: str) -> None:
         """Open the connection to a peer; tried until it stands."""
+        before = self._dialled.get(peer)
+        if before is not None:
+            if before.address == address:
+                return
+            self._hang_up(before)
         self._dialled[peer] = _Dialled(peer, address)
         self._connect(self._dialled[peer])
 
@@ -111,6 +120,39 @@ class Dialling:
         if dialled is not None and dialled.socket is not None and dialled.session == session:
             self._retry_later(dialled)
 
+    def hold(self, peer: int) -> None:
+        """End the connection to a peer, and do not dial until `release`."""
+        self._held.add(peer)
+        dialled = self._dialled.get(peer)
+        if dialled is not None:
+            self._hang_up(dialled)
+            dialled.again_at = None
+
+    def release(self, peer: int) -> None:
+        """Dial a peer again."""
+        self._held.discard(peer)
+        dialled = self._dialled.get(peer)
+        if dialled is not None and dialled.socket is None:
+            dialled.again_at = time.monotonic()
+
+    def overtake(self, peer: int, frames: list[Frames]) -> None:
+        """Open a new connection to a peer beside the one there is; once it stands, frames come on the old
+        one, which then ends."""
+        dialled = self._dialled[peer]
+        assert dialled.socket is not None and dialled.monitor is not None
+        self._sockets.poller.unregister(dialled.socket)
+        self._sockets.unwatch(dialled.socket, dialled.monitor)
+        self._aside.setdefault(peer, []).append((dialled.socket, frames))
+        dialled.socket = dialled.monitor = dialled.decoder = None
+        self._connect(dialled)
+
+    def _overtaken(self, peer: int) -> None:
+        for socket, messages in self._aside.pop(peer, []):
+            with contextlib.suppress(zmq.ZMQError):
+                for frames in messages:
+                    socket.send_multipart(frames, zmq.NOBLOCK)
+            socket.close(linger=1000)
+
     def forget(self, peer: int) -> None:
         """Stop dialling a peer that will not come back."""
         dialled = self._dialled.get(peer)
@@ -135,6 +177,8 @@ class Dialling:
 
     def close(self, linger: int) -> None:
         """Hang up everywhere; linger: milliseconds for what has not left."""
+        for peer in list(self._aside):
+            self._overtaken(peer)
         for dialled in self._dialled.values():
             self._hang_up(dialled, linger)
 
@@ -207,6 +251,7 @@ class Dialling:
                 return events
             if done is not None and not isinstance(done[0], Beat):
                 dialled.pause, dialled.trouble, dialled.greeted = REDIAL[0], "", True
+                self._overtaken(dialled.peer)
                 events.append(Received(dialled.peer, dialled.session, done[0]))
         return events
 
@@ -240,6 +285,8 @@ class Dialling:
 
     def _retry_later(self, dialled: _Dialled) -> None:
         self._hang_up(dialled)
+        if dialled.peer in self._held:
+            return
         now = time.monotonic()
         dialled.again_at = now + max(dialled.pause, self._quarantine.left(dialled.peer, now))
         dialled.pause = min(2 * dialled.pause, REDIAL[1])

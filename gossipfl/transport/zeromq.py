@@ -33,6 +33,8 @@ __all__ = ["Line", "Unbound", "ZeroMQ"]
 
 #: Seconds that what came last on a line may take to be readable after the line's end is known.
 SETTLE: Final = 0.02
+#: Bytes that are no message, for faults that are wanted.
+JUNK: Final = b"\xc1 no message"
 #: Seconds that what was sent may take to leave after the node is done.
 LINGER: Final = 10.0
 #: Sockets that a line takes at most, with its monitor and what is being closed; those of a node besides.
@@ -161,6 +163,46 @@ class ZeroMQ:
         with self._lock:
             self._accepting.hang_up(peer, session)
             self._dialling.hang_up(peer, session)
+
+    # ------------------------------------------------------------------ faults that are wanted
+
+    def hold(self, peer: int) -> int | None:
+        """End the line to a peer and keep it down until `release`; its session, if it stood. No event tells
+        of it."""
+        with self._lock:
+            session = self.lines().get(peer)
+            if session is not None:
+                self._accepting.hang_up(peer, session)
+            self._dialling.hold(peer)
+        return session
+
+    def release(self, peer: int) -> None:
+        """The reverse of `hold`: dial again, if it is this end that dials."""
+        with self._lock:
+            self._dialling.release(peer)
+
+    def junk(self, peer: int, session: int) -> None:
+        """Send bytes that are no message."""
+        with self._lock:
+            route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
+            with contextlib.suppress(zmq.ZMQError):
+                if route is not None:
+                    self._accepting.send(route, (JUNK,))
+                elif socket is not None:
+                    socket.send(JUNK, zmq.NOBLOCK)
+
+    def overtake(self, peer: int, session: int, message: Message) -> bool:
+        """Let a message come in on the old line once a new one stands; False (and it is sent as it is) where
+        this end does not dial."""
+        with self._lock:
+            frames = list(encode(message, self._who, self._chunk))
+            if self._dialling.socket(peer, session) is not None:
+                self._dialling.overtake(peer, frames)
+                return True
+            self._send(peer, session, message)
+        return False
+
+    # ------------------------------------------------------------------ who can be reached
 
     def reached(self, peer: int) -> float | None:
         """When somebody first answered at the address that was dialled (monotonic seconds); None: nobody has

@@ -92,6 +92,15 @@ def test_a_message_that_is_delivered_twice_changes_no_bit() -> None:
     assert result.models.tobytes() == plain.models.tobytes()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_ask_that_was_declined_is_not_answered_when_it_comes_again(seed: int) -> None:
+    # given copies that come while a node may be free that was busy before
+    fault = {"kind": "duplicate", "at": 0, "share": 0.5, "for": 9}
+    config = keys(fault, **{**EXCHANGES["pairwise"], "swarm.seed": seed, "network.jitter": 0.004})
+
+    assert drift(config, run(config)) < 1e-13
+
+
 @pytest.mark.parametrize("exchange", list(EXCHANGES))
 def test_both_halves_of_a_partition_go_on_and_agree_again(exchange: str) -> None:
     # given a partition from the first round on

@@ -181,7 +181,8 @@ class Edge:
             messages.append(Data(t, self.counted, self.out[t].payload))
             last = t
         # What the peer's greeting was an answer to may be a round old: it takes this end's word for the rest.
-        if self.sent > last or (not lineage and self.sent >= 0):
+        # And after a goodbye nothing else would tell it what has been counted here.
+        if self.sent > last or self.sent >= LAST or (not lineage and self.sent >= 0):
             messages.append(Nothing(self.sent, self.counted))
         return messages
 

@@ -20,6 +20,7 @@ class Post(NamedTuple):
     neighbors: tuple[int, ...]  # all it will ever meet, ascending
     phases: int  # local phases it makes
     about: Mapping[str, object]  # what peers must agree on
+    inc: int = 0  # incarnation: another one for a process that follows another and has none of its exchanges
 
 
 class Kept(NamedTuple):
@@ -40,6 +41,7 @@ class Line:
     done: bool = False  # the peer has made its local phases
     peer_inc: int | None = None
     heard: int = -1  # the peer's last number that was acted on
+    seen: int = -1  # the peer's last number that came at all: one that was declined is not answered later
     asked: Kept | None = None  # own ask that is neither answered nor declined
     taken: int = -1  # own last ask whose answer was taken
     answered: Kept | None = None  # the last answer to the peer's asks
@@ -59,7 +61,7 @@ class Lines:
         self.parted = False  # goodbye has been said
         self.halted = False  # somebody has seen enough
         self._phases = post.phases
-        self._about, self._inc = post.about, 0
+        self._about, self._inc = post.about, post.inc
         self._sessions = Sessions()
 
     def missing(self) -> tuple[int, ...]:
@@ -158,7 +160,7 @@ class Lines:
     def _meet(self, line: Line, hello: Hello) -> list[Effect]:
         if hello.inc != line.peer_inc or hello.peer_inc != self._inc:  # one does not remember the other
             line.asked = line.answered = None
-            line.heard = hello.sent
+            line.heard = line.seen = hello.sent
             line.peer_inc = hello.inc
         line.up, line.gone, line.done = True, False, False
         effects: list[Effect] = [Note("peer_up", line.peer)]

@@ -221,9 +221,10 @@ class Pairwise:
                 return [Note("rejected", line.peer, "a message of another exchange")]
 
     def _asked(self, line: Line, number: int, payload: Vectors) -> list[Effect]:
-        if number <= line.heard:
+        if number <= line.seen:
             return []
         assert line.session is not None
+        line.seen = number
         if self._x is None:  # this end still waits for other neighbours to begin
             return [Send(line.peer, line.session, Decline(number))]
         if self.asking == line.peer and self._post.node < line.peer:
