@@ -272,6 +272,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=590.0)
     parser.add_argument("--apart", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
     if options.what == "kill":
         return 0 if kill(options.times or 100) else 1
