@@ -106,7 +106,7 @@ def _dirichlet(source: Source, n: int, data: Data, rng: np.random.Generator) -> 
         f"no split over {n} nodes in {TRIES} draws gave each at least {data.min_size} "
         f"of {source.samples} samples"
     )
-    right = f"a larger data.alpha than {data.alpha}, a smaller data.min_size or fewer nodes"
+    right = f'data.partition = "iid", a larger data.alpha than {data.alpha}, or fewer nodes'
     raise ConfigError(Problem("data.alpha", wrong, right))
 
 

@@ -20,6 +20,9 @@ SEND_BUFFER = 512 * 1024
 #: Pings, and seconds at least, without an answer until libzmq itself closes a line. It knows nothing of
 #: whether this process got to run, so that it has to be slower than `core/membership.py`.
 PINGS, UNANSWERED = 12, 3.0
+#: Milliseconds for the handshake of a line inside one machine, where a process that dies closes its lines,
+#: and one among a thousand may wait long for its turn.
+PATIENT = 600_000
 #: Messages that may wait to be read on a line between machines.
 WAITING = 4000
 #: Bytes of a frame below which a copy costs less than to be told, by a thread, that it has left.
@@ -57,6 +60,7 @@ class Sockets:
         socket.setsockopt(zmq.SNDHWM, 0)  # the protocol bounds what is under way: two payloads an edge
         socket.setsockopt(zmq.MAXMSGSIZE, chunk + 1024)
         socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE if abroad else PATIENT)
         if abroad:
             socket.setsockopt(zmq.HEARTBEAT_IVL, math.ceil(heartbeat * 1000))
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, math.ceil(max(PINGS * heartbeat, UNANSWERED) * 1000))
@@ -65,7 +69,6 @@ class Sockets:
             # What waits in the system's buffer delays the heartbeats behind it: on a slow line, too long.
             socket.setsockopt(zmq.SNDBUF, SEND_BUFFER)
             socket.setsockopt(zmq.IPV6, "[" in address)
-            socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
             socket.setsockopt(zmq.CONNECT_TIMEOUT, HANDSHAKE)
         return socket
 

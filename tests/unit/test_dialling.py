@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import zmq
 
 from gossipfl.core import quarantine
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
 from gossipfl.core.membership import Health
 from gossipfl.core.messages import LAST, Data, Hello, Nothing, Welcome
 from gossipfl.transport.signs import Signs
+from gossipfl.transport.sockets import Limits, Sockets
 from gossipfl.transport.wire import Layout, Who
 from gossipfl.transport.zeromq import Line, ZeroMQ
 
@@ -52,6 +54,17 @@ def test_a_goodbye_is_read_although_its_line_is_closed_before_anyone_looks() -> 
             # then both are heard of, in this order
             seen = until(here, lambda e: isinstance(e, PeerDown))
             assert seen == [Received(1, 1, Nothing(LAST, 7)), PeerDown(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("abroad", "pings", "handshake"), [(False, 0, 600_000), (True, 250, 5_000)], ids=["inside", "abroad"]
+)
+def test_inside_one_machine_no_clock_of_zeromq_ends_a_line(abroad: bool, pings: int, handshake: int) -> None:
+    sockets = Sockets(Limits(1000, 0.25, abroad))
+
+    with sockets.context, sockets.open(zmq.DEALER, "ipc:///nowhere") as socket:
+        assert socket.getsockopt(zmq.HEARTBEAT_IVL) == pings
+        assert socket.getsockopt(zmq.HANDSHAKE_IVL) == handshake
 
 
 @pytest.mark.parametrize("line", [None, Line(None)], ids=["inside", "abroad"])

@@ -53,7 +53,9 @@ def test_dirichlet_keeps_the_smallest_size() -> None:
 
 
 def test_dirichlet_without_a_split_in_bounded_draws_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"data\.alpha: no split over 100 nodes .* a larger data\.alpha"):
+    with pytest.raises(
+        ConfigError, match=r'data\.alpha: no split over 100 .*; data\.partition = "iid", a larger'
+    ):
         split(100, partition="dirichlet", alpha=0.01)
 
 
