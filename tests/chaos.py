@@ -155,6 +155,10 @@ def task(config: Config) -> VectorTask | None:
     return VectorTask("quadratic", np.zeros(shape), (a * b).sum(0) / a.sum(0), a, b)
 
 
+Counted = dict[tuple[int, int, int], list[int]]
+"""Node, whose payload, of which round -> in which rounds it has counted it."""
+
+
 @dataclass
 class Trial:
     """A seed's run and all that was seen of it."""
@@ -164,7 +168,7 @@ class Trial:
     records: list[Record]
     outcome: Outcome
     sent: set[tuple[int, int, int]] = field(default_factory=set)  # node, to whom, of which round
-    counted: Counter[tuple[int, int, int]] = field(default_factory=Counter)  # node, whose, of which round
+    counted: Counted = field(default_factory=dict)
     agreed: bool | None = None  # None: there was not time enough to ask
 
     @property
@@ -177,7 +181,8 @@ class Seen(virtual.Simulation):
     """The engine of rounds, with an eye on what is sent and what counts."""
 
     sent: set[tuple[int, int, int]]
-    counted: Counter[tuple[int, int, int]]
+    counted: Counted
+    closed: dict[int, int]  # node -> the last round that it has closed
 
     def send(self, i: int, send: Send, now: float) -> None:
         if isinstance(send.message, Data):
@@ -185,21 +190,24 @@ class Seen(virtual.Simulation):
         super().send(i, send, now)
 
     def _adopt(self, i: int, adopt: Adopt, now: float) -> None:
+        self.closed[i] = adopt.round
         for j in adopt.counted:
-            self.counted[i, j, adopt.round] += 1
+            self.counted.setdefault((i, j, adopt.round), []).append(adopt.round)
         super()._adopt(i, adopt, now)
 
     def _note(self, i: int, note: Note, now: float) -> None:
         if note.kind == "correction":
-            self.counted[i, note.peer, note.round] += 1
+            self.counted.setdefault((i, note.peer, note.round), []).append(self.closed[i])
         super()._note(i, note, now)
 
     def reborn(self, node: int, now: float) -> None:
         super().reborn(node, now)
-        # what had been counted after the state from which it goes on has not happened
+        # what had been counted after the state from which it goes on has not happened, however old it was
         first, anew = self._nodes[node].rounds, self._nodes[node].anew
-        for key in [key for key in self.counted if key[0] == node or (anew and key[1] == node)]:
-            if key[2] >= first:
+        for key, rounds in list(self.counted.items()):
+            if key[0] == node:
+                rounds[:] = [round for round in rounds if round < first]
+            if not rounds or (anew and key[1] == node and key[2] >= first):
                 del self.counted[key]
 
 
@@ -227,11 +235,11 @@ def run(seed: int) -> Trial:
     before = np.stack([load.learner(node).x.numpy() for node in range(made.n)])
     records: list[Record] = []
     torch.set_num_threads(1)
-    sent, counted = set[tuple[int, int, int]](), Counter[tuple[int, int, int]]()
+    sent, counted = set[tuple[int, int, int]](), Counted()
     with patience(), torch.enable_grad():
         if config.algorithm.exchange == "rounds":
             simulation = Seen(made, load, records.append)
-            simulation.sent, simulation.counted = sent, counted
+            simulation.sent, simulation.counted, simulation.closed = sent, counted, {}
             outcome = simulation.run()
         else:
             outcome = virtual_asynchronous.Simulation(made, load, records.append).run()
@@ -287,11 +295,11 @@ def _forgot(trial: Trial) -> bool:
 
 def _ends(trial: Trial, both: bool) -> Iterator[str]:
     """Edges that count at one end alone, twice, or without anything sent."""
-    for (i, j, round), times in sorted(trial.counted.items()):
+    for (i, j, round), closed in sorted(trial.counted.items()):
         if (j, i, round) not in trial.sent:
             yield f"node {i} counts {j} in round {round}, which has sent nothing"
-        if times > 1:
-            yield f"node {i} counts {j} {times} times in round {round}"
+        if len(closed) > 1:
+            yield f"node {i} counts {j} {len(closed)} times in round {round}"
         if both and (j, i, round) not in trial.counted:
             yield f"node {i} counts {j} in round {round}, and {j} does not count {i}"
 
@@ -311,14 +319,20 @@ def _had_time(trial: Trial, survivors: list[int]) -> bool:
 
 
 def _connected(trial: Trial, survivors: list[int]) -> bool:
-    """Are the survivors still joined by edges between them?"""
-    edges = plan(trial.config).edges()
-    seen, grew = {survivors[0]}, True
-    while grew:
-        more = {j for i, j in edges if i in seen} | {i for i, j in edges if j in seen}
-        grew = not (more & set(survivors)) <= seen
-        seen |= more & set(survivors)
-    return seen == set(survivors)
+    """Are there still ways between all survivors, along the arcs on which payloads travel?"""
+    made = plan(trial.config)
+    rows = [made.rows(i)(t) for i in survivors for t in range(made.n)]
+    arcs = {(row.node, j) for row in rows for j in row.receivers if j in survivors}
+    return all(_reached(survivors[0], ways) == {*survivors} for ways in (arcs, {(j, i) for i, j in arcs}))
+
+
+def _reached(start: int, arcs: set[tuple[int, int]]) -> set[int]:
+    """The nodes to which arcs lead from one."""
+    seen, found = set[int](), {start}
+    while found:
+        seen |= found
+        found = {j for i, j in arcs if i in found} - seen
+    return seen
 
 
 def trial(seed: int, again: bool = False) -> tuple[Trial | None, list[str]]:

@@ -24,6 +24,18 @@ def test_whatever_happens_what_must_hold_holds(batch: int) -> None:
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(200049, id="what is counted late is forgotten with the round in which it was"),
+        pytest.param(200376, id="a directed ring without one of its nodes is a chain"),
+        pytest.param(200451, id="relay-sum begins anew while a node is down"),
+    ],
+)
+def test_what_once_failed_holds(seed: int) -> None:
+    assert chaos.trial(seed)[1] == []
+
+
 def test_the_seeds_draw_every_disaster_every_exchange_and_every_rule() -> None:
     drawn = [chaos.draw(seed) for seed in range(BATCH * BATCHES)]
 

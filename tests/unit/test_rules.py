@@ -295,6 +295,24 @@ def test_a_silent_link_keeps_its_old_message_and_a_late_one_counts() -> None:
     assert [float(z) for z in (first, silent, caught_up)] == pytest.approx([3.0, 5.0, 9.0])
 
 
+@pytest.mark.parametrize("count", [False, True])
+def test_relay_sum_agrees_where_a_node_has_never_spoken(count: bool) -> None:
+    """Two ends of a link, each with another neighbor, which is down since the rule began."""
+    rule = sums.relay_sum(count=count)
+    ends = Links(lambda z: z.expand(2, *z.shape), lambda z: z.sum(0), torch.ones(2, 1), 4)
+    x, turn = [torch.tensor([0.0]).double(), torch.tensor([4.0]).double()], Turn(0, 1.0, ends)
+    states, one = [rule.init(value, turn) for value in x], torch.tensor([[True], [False]])
+
+    for _ in range(100):
+        sent = [rule.emit(states[i], x[i], x[i], turn) for i in range(2)]
+        boxes = [Inbox((), (), sent[1 - i], one) for i in range(2)]
+        absorbed = [rule.absorb(states[i], x[i], x[i], boxes[i], turn) for i in range(2)]
+        x, states = [new for new, _ in absorbed], [state for _, state in absorbed]
+
+    assert float(x[0]) == pytest.approx(float(x[1]), abs=1e-9)
+    assert 1.0 < float(x[0]) < 3.0
+
+
 def test_an_agreeing_nodes_scale_is_a_running_mean_of_how_well_its_move_fits_the_rounds() -> None:
     """Opposed, across and along: (1 + cos) / 2 is 0, 1/2 and 1, from a scale of 1 on."""
     rule, turn, x = combine.agreeing(averaging.dpsgd()), Turn(0, 1.0), torch.zeros(2)

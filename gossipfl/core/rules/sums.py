@@ -117,7 +117,9 @@ def relay_sum(count: bool = False) -> Rule:
     messages) / n.
 
     Models that have not arrived yet stand in as x0 (`fill`, the default), or the sum is divided by the models
-    it holds (`count`).
+    it holds (`count`). On a tree each round brings more of them until all are there. Where one brings none,
+    the missing nodes are down: the node's own model stands in from then on. Else x0, which differs from node
+    to node where the rule has begun anew, would hold the survivors apart for ever.
     """
 
     def init(x: Tensor, turn: Turn) -> State:
@@ -139,6 +141,7 @@ def relay_sum(count: bool = False) -> Rule:
                 newer = (newer[0].where(box.counted, message), newer[1].where(box.counted, models))
             message, models = newer
         total, held = after + links.gather(message), links.gather(models) + 1.0
+        start = start.where(held > links.gather(last_models) + 1.0, after)
         new = total / held if count else (total + (links.nodes - held) * start) / links.nodes
         return new, (start, message, models)
 
