@@ -85,9 +85,9 @@ def _estimate(loaded: Sweep, options: Options, as_json: bool) -> None:
     from gossipfl.records import to_json
 
     cells, jobs = loaded.cells(), jobs_of(loaded, options)
-    seconds = estimate(loaded, cells, jobs)
     wrong = sum(bool(cell.wrong) for cell in cells)
     if as_json:
+        seconds = estimate(loaded, cells, jobs)
         click.echo(to_json({"runs": len(cells), "wrong": wrong, "jobs": jobs, "seconds": seconds}))
         return
     axes = " × ".join(loaded.axes) or "one setting"
@@ -95,7 +95,8 @@ def _estimate(loaded: Sweep, options: Options, as_json: bool) -> None:
     if wrong:
         first = next(cell for cell in cells if cell.wrong)
         click.echo(f"{wrong:,} of them cannot run, such as: {first.wrong}")
-    click.echo(f"about {span(seconds)} with {jobs} at a time")
+    note_line("a few rounds are run for the estimate")
+    click.echo(f"about {span(estimate(loaded, cells, jobs))} with {jobs} at a time")
 
 
 def _run(loaded: Sweep, folder: Path, options: Options, how: tuple[bool, bool]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,14 +191,72 @@ def test_a_dry_run_counts_and_estimates_and_leaves_nothing(start: Start, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_says_how_many_runs_there_are_before_it_runs_any(start: Start, tmp_path: Path) -> None:
+    ended = start("sweep", write(tmp_path), "--dry-run").end()
+    first, last = ended.stdout.splitlines()
+    assert first == "4 runs (topology.graph × 2 seeds), engine vector"
+    assert re.fullmatch(r"about [\d.]+ (s|ms) with \d+ at a time", last)
+    assert "a few rounds are run for the estimate" in ended.stderr
+
+
+HEAD = """
+import sys, ray
+print(ray.init(address="local", num_cpus=2, include_dashboard=False).address_info["address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def ray_head() -> Iterator[str]:
+    """The address of a Ray cluster of two workers that another process has."""
+    command = [sys.executable, "-W", "ignore", "-c", HEAD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as head:
+        assert head.stdin is not None
+        assert head.stdout is not None
+        try:
+            yield head.stdout.readline().strip()
+        finally:
+            head.stdin.close()
+            assert head.wait(DEADLINE) == 0
+
+
 def test_cells_run_on_a_ray_cluster_with_the_same_bits(start: Start, tmp_path: Path) -> None:
     # given Ray on this machine
     pytest.importorskip("ray", reason="ray is not installed: pip install gossipfl[ray]")
     file = write(tmp_path)
-    # when a sweep runs on two of its workers, and without it
-    on_ray = start("sweep", file, "--on", "ray", "--jobs", "2", "--json", out=tmp_path / "ray").end()
-    assert on_ray.code == 0, on_ray.stderr
+    # when a sweep runs on two of its own workers, on those of a cluster that was there, and without Ray
+    own = start("sweep", file, "--on", "ray", "--jobs", "2", "--json", out=tmp_path / "own").end()
+    assert own.code == 0, own.stderr
+    with ray_head() as address:
+        there = start(
+            "sweep",
+            file,
+            "--on",
+            "ray",
+            "--json",
+            out=tmp_path / "there",
+            environment={"RAY_ADDRESS": address},
+        ).end()
+    assert there.code == 0, there.stderr
     alone = start("sweep", file, "--jobs", "1", "--json", out=tmp_path / "alone").end()
     # then the bits are the same
     assert alone.code == 0
-    assert bits(read_sweep(tmp_path / "ray")) == bits(read_sweep(tmp_path / "alone"))
+    expected = bits(read_sweep(tmp_path / "alone"))
+    assert bits(read_sweep(tmp_path / "own")) == expected
+    assert bits(read_sweep(tmp_path / "there")) == expected
+
+
+def test_a_ray_address_at_which_nobody_answers_is_told_at_once(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install gossipfl[ray]")
+    file = write(tmp_path)
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        for given, wrong in ((address, "no Ray cluster answers at"), ("nonsense", "cannot be")):
+            ended = start(
+                "sweep", file, "--on", "ray", "--jobs", "2", environment={"RAY_ADDRESS": given}
+            ).end()
+            assert ended.code == 2
+            assert f"RAY_ADDRESS: {wrong} {given}" in ended.stderr

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from gossipfl.drivers.sweep.pool import SILENCE, Answer, Job
 from gossipfl.errors import ConfigError, Problem
+
+#: Seconds within which a cluster's head must take a connection. Ray itself tries for minutes.
+REACH: Final = 5.0
 
 
 def _ray() -> Any:
@@ -29,7 +33,7 @@ class Cluster:
     this machine with `size` processors, which ends with the `with`.
 
     gossipfl must be installed on every machine of the cluster, in the same version. Raises ConfigError where
-    ray is not installed, or nobody answers at RAY_ADDRESS.
+    ray is not installed, RAY_ADDRESS is no address, or nobody answers there.
     """
 
     def __init__(self, size: int | None) -> None:
@@ -42,13 +46,12 @@ class Cluster:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 address = os.environ.get("RAY_ADDRESS", "")
+                _knock(address)
                 try:
                     self._ray.init(address=address or "auto", **quiet)
                 except ConnectionError as error:
                     if address:
-                        right = "start one there, or unset it for one on this machine"
-                        wrong = f"no Ray cluster answers at {address}"
-                        raise ConfigError(Problem("RAY_ADDRESS", wrong, right)) from error
+                        raise _nobody(address) from error
                     self._own = True
                     self._ray.init(address="local", num_cpus=self._size, include_dashboard=False, **quiet)
         return self
@@ -83,6 +86,25 @@ class Cluster:
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
+
+
+def _knock(address: str) -> None:
+    """Raise ConfigError unless somebody listens at HOST:PORT or ray://HOST:PORT, or it is a word of Ray's."""
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        right = "HOST:PORT, as `ray start` told it, or ray://HOST:PORT"
+        raise ConfigError(Problem("RAY_ADDRESS", f"cannot be {address}", right))
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+    except OSError as error:
+        raise _nobody(address) from error
+
+
+def _nobody(address: str) -> ConfigError:
+    right = "start one there, or unset it for one on this machine"
+    return ConfigError(Problem("RAY_ADDRESS", f"no Ray cluster answers at {address}", right))
 
 
 def _run(job: Mapping[str, object], folder: str) -> dict[str, object]:

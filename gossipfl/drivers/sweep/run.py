@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +18,8 @@ from gossipfl.records import number
 
 #: Rounds that an estimate runs of a few cells.
 PROBE: Final = 12
+#: Seconds after which an estimate tries no further cell.
+PATIENCE: Final = 20.0
 
 
 class Progress(NamedTuple):
@@ -126,24 +129,41 @@ def check_count(sweep: Sweep, yes: bool) -> None:
 
 
 def estimate(sweep: Sweep, cells: Sequence[Cell], jobs: int) -> float:
-    """About how many seconds these cells take, from a few rounds of three of them; NaN if none runs."""
-    from gossipfl.drivers.sweep.cell import run_cell
+    """About how many seconds these cells take, from a few rounds of up to three of them; NaN if none runs.
 
+    By processor time, which what else the machine does at the moment hardly changes; by the clock where the
+    cells are processes of their own. Once PATIENCE seconds have gone, what is known by then must do.
+    """
     fine = sorted((cell for cell in cells if not cell.wrong), key=lambda cell: cell.cost)
     if not fine:
         return 0.0
-    chosen = {fine[k].hash: fine[k] for k in (0, len(fine) // 2, -1)}
-    ratios = []
-    for warm, cell in enumerate([fine[0], *chosen.values()]):
-        rounds = sweep.config(cell).swarm.rounds
-        walls = []
-        for some in (min(2, rounds), min(PROBE, rounds)):
-            settings = {**cell.settings, "swarm.rounds": some, "swarm.eval_every": some}
-            done = run_cell({"base": sweep.base, "settings": settings, "engine": sweep.engine})
-            walls.append(number(done["wall"]))
-            if done["error"]:
-                break
-        if len(walls) == 2 and warm:  # the very first run also loads what is loaded lazily
-            a_round = max(walls[1] - walls[0], 0.0) / max(min(PROBE, rounds) - 2, 1)
-            ratios.append((walls[1] + a_round * max(rounds - PROBE, 0)) / cell.cost)
+    chosen = {fine[k].hash: fine[k] for k in (len(fine) // 2, 0, -1)}
+    end = time.monotonic() + PATIENCE
+    ratios: list[float] = []
+    for cell in chosen.values():
+        if ratios and time.monotonic() > end:
+            break
+        ratio = _seconds(sweep, cell, warm=bool(ratios)) / cell.cost
+        ratios += [ratio] if math.isfinite(ratio) else []
     return sum(cell.cost for cell in fine) * sum(ratios) / len(ratios) / jobs if ratios else float("nan")
+
+
+def _seconds(sweep: Sweep, cell: Cell, *, warm: bool) -> float:
+    """About how long a cell takes, from one run of few rounds and one of a few more; NaN if they fail.
+
+    The first run of all (`warm` is false) also loads what is loaded lazily: it is not counted.
+    """
+    from gossipfl.drivers.sweep.cell import run_cell
+
+    clock = time.perf_counter if sweep.engine == "swarm" else time.process_time
+    rounds = sweep.config(cell).swarm.rounds
+    few, more = min(2, rounds), min(PROBE, rounds)
+    took = []
+    for some in (few, more) if warm else (few, few, more):
+        settings = {**cell.settings, "swarm.rounds": some, "swarm.eval_every": some}
+        begun = clock()
+        if run_cell({"base": sweep.base, "settings": settings, "engine": sweep.engine})["error"]:
+            return float("nan")
+        took.append(clock() - begun)
+    a_round = max(took[-1] - took[-2], 0.0) / max(more - few, 1)
+    return took[-1] + a_round * max(rounds - more, 0)
