@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _frames(vector: dict[str, Any]) -> list[list[bytearray]]:
 def _assert_same(one: Message, other: Message) -> None:
     """Equal in every field; payloads to the bit."""
     assert type(one) is type(other)
-    for name in one.__dataclass_fields__:
+    for name in signature(type(one)).parameters:
         mine, theirs = getattr(one, name), getattr(other, name)
         if name == "payload":
             assert [part.dtype for part in mine] == [part.dtype for part in theirs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ Json = dict[str, object]
 def fields(message: Message) -> Json:
     """A message as JSON: its kind and fields, payloads as lists of numbers."""
     found: Json = {"kind": kind_of(message)}
-    for name in message.__dataclass_fields__:
+    for name in signature(type(message)).parameters:
         value = getattr(message, name)
         found[name] = [part.tolist() for part in value] if name == "payload" else value
     return found
