@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,9 @@ def loss(output, target):
     while (HERE / "hang").exists():
         time.sleep(0.02)
     if (HERE / "hold").exists():
+        seconds = float((HERE / "hold").read_text())
         (HERE / "hold").unlink()
-        ctypes.PyDLL(None).usleep(14_000_000)  # C code that does not let go of the interpreter
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # C code that does not let go of the interpreter
     return cross_entropy(output, target)
 
 
@@ -149,12 +151,16 @@ def test_an_edge_that_cannot_be_made_is_named_by_both_ends_and_one_that_hangs_by
     says(alice, "met bob")
     until(lambda: alice.reached(20) or alice.over(), "they train")
     # when a step of bob's hangs, alice names it, once, until it goes on
+    began = time.monotonic()
     (tmp_path / "hang").touch()
     says(alice, "bob seems to hang: its line stands, and it has made no step for")
     (tmp_path / "hang").unlink()
+    hung = time.monotonic() - began
     says(alice, "bob goes on")
-    # also when C code keeps its interpreter, so that not even beats are sent, while its socket answers
-    (tmp_path / "hold").touch()
+    # also when C code keeps its interpreter, so that not even beats are sent, while its socket answers; for
+    # longer than twice its longest pause so far, which may be its way
+    (tmp_path / "soon").write_text(f"{2.5 * hung + 6}")
+    (tmp_path / "soon").rename(tmp_path / "hold")
     says(alice, "bob seems to hang", "bob goes on", times=2)
     assert [alice.end().code, bob.end().code] == [0, 0]
     assert alice.text()[0].count("bob seems to hang") == 2
