@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipfl.drivers.sweep.store import NUMBERS, TEXTS, reading
+from gossipfl.drivers.sweep.store import FIELD, NUMBERS, TEXTS, reading
 from gossipfl.records import number
 
 Array = NDArray[np.float64]
@@ -178,6 +178,8 @@ def _curves(connection: sqlite3.Connection) -> dict[int, dict[str, Array]]:
 
 
 def _trial(row: sqlite3.Row, curves: Mapping[str, Array]) -> Trial:
+    summary = json.loads(row["summary"])
+    figures = {name: number(row[name]) for name in NUMBERS}
     return Trial(
         hash=row["hash"],
         axes=json.loads(row["axes"]),
@@ -187,7 +189,7 @@ def _trial(row: sqlite3.Row, curves: Mapping[str, Array]) -> Trial:
         wall=row["wall"],
         machine=row["machine"],
         model_hash=row["model_hash"],
-        figures={name: number(row[name]) for name in NUMBERS},
+        figures=figures | {name: number(summary.get(name)) for name in FIELD},
         texts={name: row[name] or "" for name in TEXTS},
         curves=curves,
     )

@@ -15,7 +15,14 @@ from gossipfl.observe.sweep_result import results
 
 DONE: dict[str, object] = {
     "error": "",
-    "summary": {"metric": "accuracy", "mean": 0.5, "nodes": 8, "higher_is_better": True, "graph": "ring"},
+    "summary": {
+        "metric": "accuracy",
+        "mean": 0.5,
+        "nodes": 8,
+        "higher_is_better": True,
+        "graph": "ring",
+        "fairness": 0.75,
+    },
     "evals": [
         [10, "accuracy", 0.1, 64.0, 0.5, 0.4, 0.6, 0.1],
         [10, "consensus_distance", 0.1, 64.0, 2.0, None, None, None],
@@ -80,7 +87,15 @@ def test_the_table_has_a_row_a_run_and_a_column_a_varied_key(tmp_path: Path) -> 
     assert [(r["train.lr"], r["seed"], r["status"], r["error"], r["mean"]) for r in rows] == [
         ("0.1", "0", "failed", "it broke", ""), ("0.2", "0", "ok", "", "0.5"),
     ]  # fmt: skip
-    assert rows[1]["nodes"] == "8"
+    assert (rows[1]["nodes"], rows[1]["fairness"], rows[1]["virtual_seconds"]) == ("8", "0.75", "")
+
+
+def test_tidy_data_has_the_metrics_of_the_field(tmp_path: Path) -> None:
+    fill(tmp_path, sweep(0.2, 0.1))
+    runs = results(tmp_path)
+    assert list(runs["fairness"])[1] == 0.75
+    fields = {"gradient_norm", "effective_neighbors", "sent_messages_per_node", "virtual_seconds"}
+    assert fields <= set(runs)
 
 
 def test_tidy_data_has_a_row_a_run_evaluation_and_metric(tmp_path: Path) -> None:

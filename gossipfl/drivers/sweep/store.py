@@ -23,6 +23,10 @@ NUMBERS: Final = (
     "sent_bytes_per_node", "seconds", "parameters",
 )  # fmt: skip
 """Figures of the summary that are columns of `runs`, as numbers."""
+FIELD: Final = (
+    "fairness", "gradient_norm", "effective_neighbors", "sent_messages_per_node", "virtual_seconds",
+)  # fmt: skip
+"""Figures that stand in the summary alone, and are columns of what is read and of `results.csv`."""
 WHOLE: Final = frozenset({"nodes", "rounds", "parameters"})
 TEXTS: Final = ("metric", "graph", "rule", "data_hash", "config_hash", "version")
 """The same, as texts."""
@@ -246,12 +250,14 @@ def write_csv(folder: Path) -> Path:
     try:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*(("case",) if cased else ()), *varied, "seed", "status", "error", *figures])
+            head = ("seed", "status", "error", *figures, *FIELD)
+            writer.writerow([*(("case",) if cased else ()), *varied, *head])
             for row in rows:
-                columns, axes = json.loads(row["columns"]), json.loads(row["axes"])
+                columns, axes, summary = (json.loads(row[name]) for name in ("columns", "axes", "summary"))
                 case = [axes.get("case", "")] if cased else []
                 values = [columns.get(key, "") for key in varied]
                 kept = [row[name] for name in ("seed", "status", "error", *figures)]
+                kept += [summary.get(name) for name in FIELD]
                 writer.writerow([*case, *values, *("" if value is None else value for value in kept)])
         part.replace(path)
     finally:
