@@ -174,6 +174,23 @@ def test_a_sweep_of_real_swarms_runs(start: Start, tmp_path: Path) -> None:
     assert all(t.curves["error"][-1, 2] > 0 for t in study.trials)  # bytes
 
 
+def test_a_sweep_in_virtual_time_has_one_exact_consensus_distance_a_round(
+    start: Start, tmp_path: Path
+) -> None:
+    # given what every engine computes to the same bits
+    file = write(tmp_path, seeds=1)
+    # when it is swept message by message, and as one matrix
+    studies = []
+    for engine in ("events", "vector"):
+        ended = start("sweep", file, "--engine", engine, "--jobs", "1", "--json", out=tmp_path / engine).end()
+        assert ended.code == 0, ended.stderr
+        studies.append(read_sweep(tmp_path / engine))
+    # then the curves of both agree: no estimate stands in for what is known, and none beside it
+    for one, other in zip(studies[0].trials, studies[1].trials, strict=True):
+        mine, theirs = (t.curves["consensus_distance"][:, [0, 3]] for t in (one, other))
+        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+
+
 def test_a_sweep_in_which_every_run_fails_says_so(start: Start, tmp_path: Path) -> None:
     (tmp_path / "my_task.py").write_text(TASK)
     file = write(tmp_path, seeds=1, task="my_task:digits", more='"task.fate" = ["raise"]\n')

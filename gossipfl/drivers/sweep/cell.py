@@ -30,7 +30,7 @@ Point = tuple[int, str, float, float, float | None, float | None, float | None, 
 """round, metric, seconds, bytes sent up to then by the mean node, mean, min, max, std over nodes."""
 
 _LEFT_OUT = frozenset({"edges", "names", "partition", "per_node", "machine"})
-_HEAD = frozenset({"node", "name", "round", "time", "kind", "sketch"})
+_HEAD = frozenset({"node", "name", "round", "time", "kind", "sketch", "consensus_distance"})
 
 
 def run_cell(job: Mapping[str, object]) -> dict[str, object]:
@@ -153,18 +153,20 @@ class _Curves:
             for name, value in record.items():
                 if name not in _HEAD and isinstance(value, int | float):
                     gathered.setdefault(name, []).append(float(value))
+            if "consensus_distance" in record:  # exact, where all models are known: the last node's record
+                self._distance[round] = number(record["consensus_distance"])
             self._seconds[round] = max(self._seconds.get(round, 0.0), number(record.get("time"), 0.0))
             text = record.get("sketch")
             if isinstance(text, str):
                 self._sketches.setdefault(round, []).append(sketch.decode(text))
 
     def points(self) -> list[Point]:
-        """By round; the consensus distance of single nodes' records is that of their sketches."""
+        """By round; a consensus distance that no record has exactly is that of the nodes' sketches."""
         sent = sorted(self._sent)
         total = np.cumsum([self._sent[round] for round in sent]) / max(len(self._nodes), 1)
         found: list[Point] = []
         for round in sorted(self._values):
-            if round in self._sketches:
+            if round in self._sketches and round not in self._distance:
                 self._distance[round] = sketch.consensus_distance(np.stack(self._sketches[round]))
             upto = np.searchsorted(sent, round, side="right") - 1
             bytes_ = self._bytes.get(round, float(total[upto]) if upto >= 0 else 0.0)
