@@ -89,6 +89,9 @@ def lan_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
             right = "gossipfl init writes them; on one machine, another partition"
             yield frozenset({"data.partition", "node"}), Problem("data.partition", wrong, right)
         return
+    if config.algorithm.on_death != "self":
+        wrong = 'is "rewire", and among machines nobody can say of a node that it is gone for good'
+        yield frozenset({"algorithm.on_death", "node"}), Problem("algorithm.on_death", wrong, '"self"')
     if config.encrypted:
         for peer in config.node:
             if not peer.public_key:

@@ -20,7 +20,6 @@ from gossipfl.errors import Problem
 LATER_KEYS = frozenset(
     {
         "swarm.start_quorum",
-        "algorithm.on_death",
     }
 )
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 'a text in "quotes"'}
@@ -227,6 +226,7 @@ def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
         ("wire.dtype", config.wire.dtype, "auto"),
         ("wire.deadline", config.wire.deadline, 0.0),
         ("wire.patience", config.wire.patience, 0.0),
+        ("algorithm.on_death", algorithm.on_death, "self"),
         ("train.lr_schedule", config.train.lr_schedule == "agreement" and "agreement", False),
     ):
         if value != plain:

@@ -251,6 +251,11 @@ class Algorithm(OpenSection):
         0, ge=0, description="Passes over the node's own data in a local phase; 0: counted by local_steps."
     )
     every: int = Field(1, ge=1, description="Exchange after every so many local phases.")
+    on_death: Literal["self", "rewire"] = Field(
+        "self",
+        description="Where a node is gone for good: its neighbors keep the weight that they gave it (self), "
+        "or become neighbors of each other, so that the living stay connected (rewire).",
+    )
     aggregate: AggregateSpec = Field(
         "mean",
         description="How what arrives is weighed; mean: as topology.weights say; by-loss: also by how well "

@@ -92,7 +92,15 @@ class Tick:
     """Time has reached the machine's deadline."""
 
 
-Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Leave | Renew | Tick
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """These nodes, neighbors or not, are known not to come back, and no others (rounds that get around the
+    dead)."""
+
+    nodes: frozenset[int]
+
+
+Event = Begin | Stepped | Trained | PeerUp | Received | PeerDown | Halt | Leave | Renew | Tick | Lost
 
 
 class Send(NamedTuple):

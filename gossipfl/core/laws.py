@@ -228,6 +228,28 @@ def check_aggregate(aggregate: str, name: str, rule: Rule, coding: Codec, found:
         found.broken(key, why, 'wire.codec = "none", or aggregate = "mean"')
 
 
+def check_on_death(name: str, rule: Rule, schedule: Schedule, first: Mixing, found: Findings) -> None:
+    """Edges around the dead change W on the way, and what they weigh is made for one that keeps the mean."""
+    key, right = "algorithm.on_death", '"self"'
+    others = rule.needs & {"static", "tree", "complete", "lambda-min", "column-stochastic"}
+    if not rule.sends:
+        found.broken(key, f"{name} exchanges nothing", right)
+    elif rule.per_link or others:
+        why = f"rewire gives W other edges while it runs, and {name} needs "
+        needs = [NEEDS[need] for need in NEEDS if need in others - {"lambda-min"}]
+        found.broken(key, why + (needs[0] if needs else "the edges it began with"), f"{right}, or rule dpsgd")
+    elif schedule.length != 1:
+        found.broken(
+            key, "rewire needs the same W in every round", f"{right}, or a static graph and every = 1"
+        )
+    elif schedule.graph(0).directed or not (first.symmetric and first.column_stochastic):
+        why = "the edges of rewire count both ways, so it needs a symmetric, doubly stochastic W"
+        found.broken(key, why, f"{right}, or metropolis weights on an undirected graph")
+    elif first.matrix.data.min() < 0:
+        why = "rewire gives away what a node keeps, and some weights of W are negative"
+        found.broken(key, why, f"{right}, or metropolis weights")
+
+
 def check_agreement(name: str, rule: Rule, found: Findings) -> None:
     """Scales differ from node to node, so no displacement may be carried into another round."""
     if not rule.sends or rule.keeps:

@@ -67,6 +67,7 @@ class Choices(NamedTuple):
     codec: str = "none"
     wire_dtype: str = ""  # what numbers travel as; "": as they are
     aggregate: str = "mean"
+    rewires: bool = False  # algorithm.on_death = "rewire"
     agreement: bool = False  # train.lr_schedule = "agreement"
     average_optimizer: bool = False
     plain: int = (
@@ -177,6 +178,8 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices:
     laws.check_codec(name, rule, coding, found)
     if reweigh is not None:
         laws.check_aggregate(choices.aggregate, name, rule, coding, found)
+    if choices.rewires:
+        laws.check_on_death(name, rule, schedule, first, found)
     if choices.agreement:
         laws.check_agreement(name, rule, found)
         rule = combine.agreeing(rule)

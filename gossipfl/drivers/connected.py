@@ -18,7 +18,19 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from gossipfl.core.events import Adopt, Effect, Event, Finished, Note, PeerDown, Received, Send, Shift, Tick
+from gossipfl.core.events import (
+    Adopt,
+    Effect,
+    Event,
+    Finished,
+    Lost,
+    Note,
+    PeerDown,
+    Received,
+    Send,
+    Shift,
+    Tick,
+)
 from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
@@ -91,7 +103,8 @@ class Connected:
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat, lan.line(records))
             self.keeper = Pulse(place.node, self.transport, beat, health)
             self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
-        self.transport.expect(len(self._neighbors))
+        # around whoever dies, anyone may become a neighbor
+        self.transport.expect(len(self._neighbors) if plan.rewiring is None else plan.n - 1)
         self._meddling = (
             Meddling(config.swarm.seed, place.node, self.transport) if lan is None and config.fault else None
         )
@@ -126,7 +139,14 @@ class Connected:
         terms = plan.recipe.terms(self.learner.validate)
         if self._shelf is not None and self.learner.still and self.learner.movable:
             terms = terms._replace(room=self._shelf.room)  # what is mixed is what is sent next
-        return Rounds(plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms, plan.limits)
+        return Rounds(
+            plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms, plan.limits, plan.rewiring
+        )
+
+    @property
+    def _peers(self) -> Sequence[int]:
+        """The neighbors, those around the dead included."""
+        return tuple(self.machine.edges) if isinstance(self.machine, Rounds) else self._neighbors
 
     @abstractmethod
     def _resume(self, round: int) -> None:
@@ -296,10 +316,12 @@ class Connected:
                 raise Stopped("whoever started this node is gone") from None
             if "stop" in word:
                 raise Stopped("told to stop")
+            if "lost" in word and isinstance(self.machine, Rounds):
+                self._handle(Lost(frozenset(word["lost"])))
             if "addresses" in word:
                 addresses = {int(j): pair for j, pair in word["addresses"].items()}
-                self.keeper.follow({j: addresses[j][1] for j in self._neighbors if j in addresses})
-                for j in self._neighbors:
+                self.keeper.follow({j: addresses[j][1] for j in self._peers if j in addresses})
+                for j in self._peers:
                     if j > self._place.node and j in addresses:
                         self.transport.dial(j, addresses[j][0])
             if "fault" in word and self._meddling is not None:
@@ -307,7 +329,7 @@ class Connected:
             if "base" in word and self._keeping.base is not None:
                 self._keeping.base = word["base"]
             for j in word.get("gone", ()):
-                if j in self._neighbors:
+                if j in self._peers:
                     self._handle(PeerDown(j, None, gone=True))
                     self.transport.forget(j)
 

@@ -19,6 +19,7 @@ from gossipfl.core.recipe import Choices, Recipe, make_rule, recipe
 from gossipfl.core.stopping import end_of
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import Schedule, schedule
+from gossipfl.topology.rewire import Rewiring
 from gossipfl.topology.weights import DEFAULT
 
 #: Bytes of a greeting in which parameters are told.
@@ -74,6 +75,13 @@ class Plan:
     def near(self, node: int) -> tuple[int, ...]:
         """All the nodes that `node` shares an edge with, ascending."""
         return self._near[node]
+
+    @cached_property
+    def rewiring(self) -> Rewiring | None:
+        """How nodes that are gone for good are got around, if they are."""
+        if self.config.algorithm.on_death == "self":
+            return None
+        return Rewiring(self.recipe.schedule.mixing(0))
 
     @cached_property
     def _near(self) -> list[tuple[int, ...]]:
@@ -181,6 +189,7 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -
         config.wire.codec,
         "" if config.wire.dtype in ("auto", config.train.dtype) else config.wire.dtype,
         algorithm.aggregate,
+        algorithm.on_death == "rewire",
         config.train.lr_schedule == "agreement",
         algorithm.average_optimizer,
         plain,

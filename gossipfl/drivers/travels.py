@@ -15,7 +15,7 @@ import math
 from functools import partial
 from typing import Final
 
-from gossipfl.core.events import PeerDown, PeerUp, Received
+from gossipfl.core.events import Lost, PeerDown, PeerUp, Received
 from gossipfl.core.membership import DEAD
 from gossipfl.drivers.disasters import Disasters
 from gossipfl.drivers.place import REJOIN
@@ -160,6 +160,8 @@ class Travels(World):
             self.live -= not node.left
         for line in self.around[i]:
             self.snap(line, now)
+        if node.lost:
+            self._get_around(now)
 
     def _back(self, i: int, now: float) -> None:
         """A node comes back."""
@@ -205,6 +207,26 @@ class Travels(World):
             j = line.other(i)
             if not self.travellers[j].away:
                 self.hear(j, PeerDown(i, None, gone=True), now)
+        self._get_around(now)
+
+    def _gone(self) -> frozenset[int]:
+        """Who is lost."""
+        return frozenset(i for i, node in enumerate(self.travellers) if node.lost)
+
+    def _get_around(self, now: float) -> None:
+        """Somebody is lost: all hear of it, and those who become neighbors by that get a line."""
+        if self.plan.rewiring is None:
+            return
+        gone = self._gone()
+        for i, node in enumerate(self.travellers):
+            if not (node.dead or node.left):
+                self.put(now, i, Lost(gone))
+        for i, j in self.plan.rewiring.edges(gone):
+            if (i, j) not in self.lines:
+                line = self.lines[i, j] = Line(i, j, broken=True)
+                self.around[i].append(line)
+                self.around[j].append(line)
+                self.mend(line, now)
 
     def restart(self, i: int, now: float) -> None:
         """A node's process begins again; one that lives is killed first."""
@@ -222,6 +244,8 @@ class Travels(World):
         node.due = node.rest = None
         node.mail.clear()
         self.reborn(i, now)
+        if self.plan.rewiring is not None:
+            self.hear(i, Lost(self._gone()), now)
         for line in self.around[i]:
             self.snap(line, now)
             self.mend(line, now)

@@ -113,7 +113,14 @@ class Simulation(Travels):
     def _machine(self, i: int, learner: Learner) -> Rounds:
         plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
         return Rounds(
-            plan.recipe.rule, plan.rows(i), self._near[i], plan.rounds, self._about, terms, plan.limits
+            plan.recipe.rule,
+            plan.rows(i),
+            self._near[i],
+            plan.rounds,
+            self._about,
+            terms,
+            plan.limits,
+            plan.rewiring,
         )
 
     def run(self) -> Outcome:

@@ -105,6 +105,8 @@ class Nursery:
         self._selector = selectors.DefaultSelector()
         self._stop_by: float | None = None
         self._met = self._unrecorded = False
+        self._lost: set[int] = set()  # nodes that are gone for good, and have not finished
+        self._around: dict[int, set[int]] = {}  # whose ways around them are told, by node
         self._forking = True
         self._ends = array("i")  # files that the next child closes
         self._context: Any = None
@@ -253,6 +255,8 @@ class Nursery:
         gone = [c.node for c in self._children if not c.alive and not self._returns(c)]
         if gone:
             _send(child, {"gone": gone})
+        if self._plan.rewiring is not None:
+            _send(child, {"lost": sorted(self._lost)})
 
     def _returns(self, child: _Child) -> bool:
         """Is a node whose process has ended to be started again?"""
@@ -261,12 +265,13 @@ class Nursery:
 
     def _reintroduce(self, child: _Child) -> None:
         """A node that was started again is bound: tell it where the others are, and them if it has moved."""
-        near = self._plan.near(child.node)
+        near = {*self._plan.near(child.node), *self._around.get(child.node, ())}
         bound = {j: self._children[j].bound for j in near if self._children[j].alive}
         _send(child, {"addresses": {j: place for j, place in bound.items() if place is not None}})
         for j in near:
             if self._children[j].alive and child.bound != child.before:
                 _send(self._children[j], {"addresses": {child.node: child.bound}})
+        self._get_around()
 
     # ------------------------------------------------------------------ words
 
@@ -319,10 +324,29 @@ class Nursery:
             self._tell({"lost": name, "why": why, "refused": refused})
             if self._plan.config.swarm.checkpoint_every and self._stop_by is None:
                 checkpoint.mark_lost(self._folder / checkpoint.FOLDER / name, why)
+            self._lost.add(child.node)
         self._introduce()
         for other in self._children:
             if other.alive:
                 _send(other, {"gone": [child.node]})
+        if child.node in self._lost:
+            self._get_around()
+
+    def _get_around(self) -> None:
+        """Somebody is lost, or all are bound: tell all who is, and those who become neighbors by that of each
+        other."""
+        if self._plan.rewiring is None or not self._lost or self._stop_by is not None:
+            return
+        bound = {c.node: c.bound for c in self._children if c.alive and c.bound is not None}
+        new: dict[int, dict[int, list[str]]] = {}
+        for i, j in self._plan.rewiring.edges(self._lost) if self._met else ():
+            if i in bound and j in bound and j not in self._around.setdefault(i, set()):
+                for here, there in ((i, j), (j, i)):
+                    self._around.setdefault(here, set()).add(there)
+                    new.setdefault(here, {})[there] = bound[there]
+        for child in self._children:
+            if child.alive:
+                _send(child, {"lost": sorted(self._lost), "addresses": new.get(child.node, {})})
 
     def _rebase(self, round: int) -> None:
         """Once every node that lives has a checkpoint of this round, none of them goes back further."""
@@ -342,6 +366,7 @@ class Nursery:
             if child.alive:
                 near = self._plan.near(child.node)
                 _send(child, {"addresses": {j: addresses[j] for j in near if j in addresses}})
+        self._get_around()
 
     def _stop(self, grace: float) -> None:
         told, by = self._stop_by is not None, time.monotonic() + grace

@@ -176,7 +176,6 @@ def test_a_key_like_no_other_is_refused_with_the_list_of_keys() -> None:
     "key",
     [
         "swarm.start_quorum",
-        "algorithm.on_death",
     ],
 )
 def test_a_key_of_a_later_version_says_so(key: str) -> None:

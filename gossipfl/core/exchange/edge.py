@@ -53,6 +53,8 @@ class Edge:
     up: bool = False  # hello and welcome have passed
     gone: bool = False  # the peer will not come back
     departed: bool = False  # it has left before the last round
+    extra: bool = False  # no edge of the graph: around somebody who has died
+    wanted: bool = True  # an extra edge that is not wanted carries nothing
     session: int | None = None
     peer_inc: int | None = None
     verify: int = LAST  # no round after this is known here, and the peer has not said yet that it knows none
@@ -72,7 +74,9 @@ class Edge:
             unanswered = unanswered or t > heard
             unacknowledged += t > self.acked
         refused = not self.arcs and heard >= round and round not in self.inbox
-        self.plan = sends and self.up and not (unanswered or unacknowledged >= WINDOW or refused)
+        self.plan = (
+            sends and self.up and self.wanted and not (unanswered or unacknowledged >= WINDOW or refused)
+        )
 
     def emit(self, round: int, payload: Vectors, weight: float) -> Message:
         """The message of this round. A line that broke since the decision does not change it: it is sent

@@ -37,8 +37,10 @@ class Edges:
     # ------------------------------------------------------------------ who is there
 
     def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for before round 0."""
-        return tuple(j for j, e in self.by_peer.items() if not (e.up or e.gone))
+        """The neighbours that are neither up nor known to be gone: who is waited for before round 0, and
+        whoever else still has to count what it was sent."""
+        edges = self.by_peer.items()
+        return tuple(j for j, e in edges if not (e.up or e.gone) and (e.out or not e.extra))
 
     def silent(self, row: Row, round: int) -> tuple[int, ...]:
         """The neighbours that are up and whose word for a round is still missing."""

@@ -30,6 +30,7 @@ from gossipfl.core.events import (
     Finished,
     Halt,
     Leave,
+    Lost,
     Note,
     PeerDown,
     PeerUp,
@@ -105,6 +106,8 @@ class Pairwise:
                 effects = self._go_on()
             case Leave():
                 raise LocalProtocolError("Leave: in pairwise a node leaves by closing its lines")
+            case Lost():
+                raise LocalProtocolError("Lost: in pairwise nobody is got around")
             case Renew():
                 raise LocalProtocolError("Renew: in pairwise there is no rule that could begin anew")
             case Stepped():

@@ -28,6 +28,7 @@ from gossipfl.core.events import (
     Finished,
     Halt,
     Leave,
+    Lost,
     Note,
     PeerDown,
     PeerUp,
@@ -131,6 +132,8 @@ class Push:
                 effects = self.lines.halt()
             case Leave():
                 raise LocalProtocolError("Leave: in push a node leaves by closing its lines")
+            case Lost():
+                raise LocalProtocolError("Lost: in push nobody is got around")
             case Renew():
                 raise LocalProtocolError("Renew: in push there is no rule that could begin anew")
             case Stepped():

@@ -25,6 +25,7 @@ from gossipfl.core.events import (
     Finished,
     Halt,
     Leave,
+    Lost,
     Note,
     PeerDown,
     PeerUp,
@@ -35,6 +36,7 @@ from gossipfl.core.events import (
     Tick,
     Trained,
 )
+from gossipfl.core.exchange.detours import Detours
 from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.exchange.edges import Edges
 from gossipfl.core.exchange.intake import Terms
@@ -65,6 +67,8 @@ from gossipfl.errors import LocalProtocolError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gossipfl.topology.rewire import Rewiring
+
 
 class Phase(Enum):
     """Where a node is in its round."""
@@ -89,12 +93,16 @@ class Rounds:
         about: Mapping[str, object],
         terms: Terms | None = None,
         limits: Limits = PATIENT,
+        rewiring: Rewiring | None = None,
     ) -> None:
+        """rewiring: how those are got around who die; None: they are done without."""
         terms = terms or Terms(Packing(rule.sends))
         self.round = 0
         self.phase = Phase.MEETING
-        self.work = Work(rule, row, terms)
         self._ends = Edges(neighbors, terms.arcs, about)
+        self._detours = None if rewiring is None else Detours(rewiring, row, self._ends)
+        row = row if self._detours is None else self._detours.row
+        self.work = Work(rule, row, terms)
         self._news = News(self._ends)
         self._row, self._rounds, self._length = row, rounds, rounds
         self._waiting = Waiting(limits, self.edges, row)
@@ -113,7 +121,12 @@ class Rounds:
                 return self._stepped(event)
             case Received():
                 return self._received(event)
+            case Lost(nodes):
+                if self._detours is not None:
+                    self._detours.lost(nodes, self._said)
+                return []
             case PeerUp(peer, session):
+                self._meet(peer)
                 return self._ends.dialled(peer, session)
             case PeerDown():
                 return self._down(event)
@@ -146,6 +159,18 @@ class Rounds:
     def front(self) -> int:
         """The round that this node is in, or that of its neighbours if it comes back and they are ahead."""
         return max(self.round, self._goal)
+
+    @property
+    def _said(self) -> int:
+        """The last round of which this node has no more to say to whom it has not met yet."""
+        if self.phase in (Phase.LEAVING, Phase.LEFT):
+            return LAST
+        return self.round - (self.phase is Phase.MEETING)
+
+    def _meet(self, peer: int) -> None:
+        """A node that may have heard first of a death, and so be no neighbor yet."""
+        if self._detours is not None:
+            self._detours.meet(peer, self._said)
 
     @property
     def _end(self) -> int:
@@ -210,8 +235,11 @@ class Rounds:
             edge.heard = edge.counted = edge.acked = edge.sent = self.round - 1
             edge.verify = LAST
         for kept in standing.edges:
-            if kept.peer in self.edges:
-                self.edges[kept.peer] = stand(kept, self.round, self.work.terms.arcs)
+            edge = stand(kept, self.round, self.work.terms.arcs)
+            if kept.peer in self.edges and not self.edges[kept.peer].extra:
+                self.edges[kept.peer] = edge
+            elif self._detours is not None:
+                self._detours.add(edge)
 
     def _go_on(self, x: Tensor, standing: Standing) -> list[Effect]:
         if standing.state is not None:
@@ -230,6 +258,8 @@ class Rounds:
     def _begin(self, x: Tensor) -> list[Effect]:
         if self.phase is not Phase.MEETING:
             raise LocalProtocolError(f"Begin in phase {self.phase.name}")
+        if self._detours is not None:
+            self._detours.turn()
         self.work.link(x)
         if self._resumed is None or self._resumed.state is None:
             self.work.begin(x, self.round)
@@ -242,6 +272,8 @@ class Rounds:
         self.phase, self.work.x, self.work.after = Phase.TRAINING, x, None
         if self.resets.due(self.round):
             self.work.begin(x, self.round)
+        if self._detours is not None:
+            self._detours.turn()
         row = self._row(self.round)
         for j in row.active:
             self.edges[j].decide(self.round, j in row.receivers)
@@ -289,7 +321,7 @@ class Rounds:
         effects: list[Effect] = [adopt]
         if self.work.own.payload:
             absent = [j for j in row.neighbors if j not in intake.arrived]
-            effects += [Note("skip", j, round=round) for j in absent]
+            effects += [Note("skip", j, round=round) for j in absent if self.edges[j].wanted]
             if self.work.terms.arcs and not self.work.terms.columns:
                 for j in absent:
                     self.edges[j].owe(round, self.work.own.coded)
@@ -374,6 +406,7 @@ class Rounds:
         return self._leave() if self.phase is Phase.LEAVING else self._close_if_ready()
 
     def _greeted(self, event: Received, hello: Hello) -> list[Effect]:
+        self._meet(event.peer)
         effects, edge, owed = self._ends.greeted(event)
         if edge is None:
             return effects

@@ -15,7 +15,7 @@ spoken: with the wait for stragglers in it, each wait would lengthen the next.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -77,7 +77,7 @@ class Waiting:
         self.now = 0.0
         self.until: float | None = None  # of this round; None: as long as it takes
         self._edges, self._row = edges, row
-        self._paces = {j: Pace() for j in edges} if limits.any else {}
+        self._paces: defaultdict[int, Pace] = defaultdict(Pace)
         self._begun = 0.0
         self._trained = 0.0
         self._half: float | None = None  # when half of the neighbors had spoken
@@ -100,7 +100,7 @@ class Waiting:
                     if not pace.slow:
                         pace.allowed = max(1, self._behind(edge, round - 1))
                         effects.append(Note("timely", j, "keeps up again", round))
-            if edge.up and not edge.done and (not edge.arcs or j in row.receivers):
+            if edge.up and edge.wanted and not edge.done and (not edge.arcs or j in row.receivers):
                 pace.turns += 1
                 pace.rested += not edge.plan
                 if pace.turns >= TURNS and pace.rested > REST * pace.turns and not pace.told:
