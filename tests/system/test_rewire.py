@@ -1,0 +1,82 @@
+"""Real processes that get around one of them that is killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.system.conftest import Start
+
+pytestmark = pytest.mark.system
+
+N, ROUNDS = 5, 120
+#: A task in which a step takes 10 ms, and the node whose rows are marked in the first pixel kills itself in
+#: the fifth.
+TASK = """
+import os
+import signal
+import time
+from dataclasses import replace
+
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from gossipfl import Task
+from gossipfl.learning.tasks.digits import digits
+
+
+class Deadly(nn.Sequential):
+    steps = 0
+
+    def forward(self, images):
+        if self.training:
+            time.sleep(0.01)
+            self.steps += int((images[:, 0] == 77).any())
+            if self.steps == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+def deadly() -> Task:
+    task = digits()
+    images, labels = task.train.tensors
+    images = images.clone()
+    images[:200, 0] = 77.0
+    model = lambda: Deadly(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    return replace(task, name="deadly", train=TensorDataset(images, labels), model=model)
+"""
+
+
+@pytest.mark.parametrize("transport", ["shm", "ipc"])
+def test_the_leaves_of_a_star_go_on_as_a_ring_when_its_centre_is_killed(
+    transport: str, tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "mine.py").write_text(TASK)
+    parts = [list(range(200)), *(list(range(200 + i, 1400, N - 1)) for i in range(N - 1))]
+    (tmp_path / "parts.json").write_text(json.dumps(parts))
+    keys = {
+        "data.partition": "file",
+        "data.file": "parts.json",
+        "topology.graph": "star",
+        "algorithm.on_death": "rewire",
+        "wire.transport": transport,
+    }
+    options = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+    options += ["--nodes", str(N), "--rounds", str(ROUNDS), "--json"]
+
+    running = start("swarm", "--task", "mine:deadly", *options, cwd=tmp_path)
+    ended = running.end()
+
+    said = json.loads(ended.stdout)
+    assert said["lost"] == ["node-0"] and said["nodes_finished"] == N - 1, ended.stderr
+    records = running.records()
+    met = {
+        (r["node"], r["peer"]) for r in records if r["kind"] == "peer_up" and 0 not in (r["node"], r["peer"])
+    }
+    assert met == {(i, j) for i, j in ((1, 2), (2, 3), (3, 4), (1, 4))} | {(2, 1), (3, 2), (4, 3), (4, 1)}
+    last = [r for r in records if r["kind"] == "round" and r["round"] > ROUNDS - 20]
+    assert {(r["node"], r["neighbors"]) for r in last} == {(i, 2) for i in range(1, N)}
