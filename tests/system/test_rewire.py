@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 
 N, ROUNDS = 5, 120
 #: A task in which a step takes 10 ms, and the node whose rows are marked in the first pixel kills itself in
-#: the fifth.
+#: the ninth.
 TASK = """
 import os
 import signal
@@ -36,7 +36,7 @@ class Deadly(nn.Sequential):
         if self.training:
             time.sleep(0.01)
             self.steps += int((images[:, 0] == 77).any())
-            if self.steps == 5:
+            if self.steps == 9:
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)
 
@@ -56,7 +56,7 @@ def test_the_leaves_of_a_star_go_on_as_a_ring_when_its_centre_is_killed(
     transport: str, tmp_path: Path, start: Start
 ) -> None:
     (tmp_path / "mine.py").write_text(TASK)
-    parts = [list(range(200)), *(list(range(200 + i, 1400, N - 1)) for i in range(N - 1))]
+    parts = [list(range(200)), *(list(range(200 + i, 1438, N - 1)) for i in range(N - 1))]
     (tmp_path / "parts.json").write_text(json.dumps(parts))
     keys = {
         "data.partition": "file",
@@ -71,6 +71,7 @@ def test_the_leaves_of_a_star_go_on_as_a_ring_when_its_centre_is_killed(
     running = start("swarm", "--task", "mine:deadly", *options, cwd=tmp_path)
     ended = running.end()
 
+    assert ended.stdout, ended.stderr
     said = json.loads(ended.stdout)
     assert said["lost"] == ["node-0"] and said["nodes_finished"] == N - 1, ended.stderr
     records = running.records()
