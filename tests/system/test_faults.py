@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +16,12 @@ from gossipfl.config import load_config
 from gossipfl.errors import ConfigError
 from gossipfl.learning.workload import workload
 
+if TYPE_CHECKING:
+    from tests.system.conftest import Start, Until
+
 N = 4
+#: Seconds until a restarted node is met again: 2 on a machine that is idle, more where tests share it.
+HEALED = 10.0
 SEEDS = [1, 2, 3]
 #: Rounds of some milliseconds, so that lines that break stand again before the end.
 PACE: Mapping[str, object] = {"kind": "slow", "at": 0, "node": 0, "factor": 15.0}
@@ -122,6 +129,35 @@ def test_without_an_exact_state_all_begin_their_rule_anew_and_agree(seed: int) -
     assert result.summary["lost"] == ["node-3"] and result.summary["nodes_finished"] == N - 1
     assert {r["node"] for r in result.records if r["kind"] == "reset"} >= {0, 1, 2}
     assert float(str(result.summary["consensus_distance"])) < 1e-9
+
+
+def test_a_killed_node_that_is_started_again_is_met_again_soon(
+    start: Start, until: Until, tmp_path: Path
+) -> None:
+    # given a ring that trains on until somebody ends it, and a node that is dead for a second
+    (tmp_path / "script.toml").write_text('[[fault]]\nkind = "kill"\nround = 20\nnode = 1\nfor = 1.0\n')
+    words = ("swarm.nodes=4", "swarm.rounds=1000000", "topology.graph=ring", "algorithm.local_steps=4")
+    sets = [word for key in (*words, "swarm.eval_every=1000000") for word in ("--set", key)]
+    running = start("swarm", "--quiet", "--fault", "script.toml", *sets)
+
+    def met(near: int) -> float:
+        records = [r for r in running.records("peer_up") if (r["node"], r["peer"]) == (near, 1)]
+        return float(records[-1]["time"]) - back
+
+    def counts(near: int) -> bool:
+        since, rounds = back + met(near), running.records("round")
+        return any(r["neighbors"] == 2 for r in rounds if r["node"] == near and r["time"] > since)
+
+    # when its process has been started again
+    until(lambda: running.records("fault") or running.over(), "it is killed")
+    back = float(running.records("fault")[0]["time"]) + 1.0
+    # then both its neighbors have a new line to it, soon, and count it
+    until(lambda: min(met(0), met(2)) > 0 or running.over(), "its neighbors meet it again")
+    until(lambda: (counts(0) and counts(2)) or running.over(), "they count it")
+    assert not running.over(), running.text()
+    assert max(met(0), met(2)) < HEALED
+    running.signal(signal.SIGINT)
+    assert running.end().code == 130
 
 
 def test_a_swarm_that_goes_on_does_not_repeat_its_disasters(tmp_path: Path) -> None:
