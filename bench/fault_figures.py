@@ -77,13 +77,15 @@ class Losing:
 
     def __init__(self, wanted: float) -> None:
         self.wanted = wanted
-        self._shares = dict.fromkeys(ENGINES, wanted / 50)  # of messages at which lines break
+        # of messages at which lines break, by what makes rounds longer or shorter
+        self._shares: dict[tuple[str, object], float] = {}
 
     def run(self, keys: Keys, engine: str, *more: Row) -> tuple[Result, float]:
         """A run and its loss, which is what is wanted or more: where it is not, lines break more often, or
         less, and the run is made again."""
+        pace = engine, keys.get("swarm.checkpoint_every")
         for _ in range(TRIES):
-            share = self._shares[engine]
+            share = self._shares.get(pace, self.wanted / 50)
             result = run({**keys, "fault": [breaking(share), *more]}, engine)
             got = lost(result, NODES)
             if self.wanted <= got <= MOST:
@@ -91,7 +93,7 @@ class Losing:
             print(f"{engine}: {got:.3g} were lost with breaks at {share:.2g}", file=sys.stderr, flush=True)
             # breaks of rate s that each cost k rounds lose s·k / (1 + s·k)
             odds, aim = got / (1.0 - got), AIM * self.wanted
-            self._shares[engine] = min(0.5, share * min(20.0, aim / (1.0 - aim) / max(odds, 1e-9)))
+            self._shares[pace] = min(0.5, share * min(20.0, aim / (1.0 - aim) / max(odds, 1e-9)))
         raise SystemExit(f"{engine}: {got:.2g} of all edge-rounds were lost, and not {self.wanted:g}")
 
 
