@@ -34,7 +34,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gossipfl.config import Config, load_config
-from gossipfl.drivers import checkpoint, room
+from gossipfl.drivers import checkpoint, memory, room
 from gossipfl.drivers.connected import layout
 from gossipfl.drivers.faults import Faults
 from gossipfl.drivers.forked import Forked
@@ -490,8 +490,11 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     load = workload(config)
     made = plan(config, load.sizes, load.plain)
     degrees = np.bincount(np.ravel(made.edges()).astype(np.int64), minlength=made.n).tolist()
-    if lacking := room.problems(degrees, load.d * getattr(torch, config.train.dtype).itemsize, granted):
+    size = load.d * getattr(torch, config.train.dtype).itemsize  # bytes of a model
+    if lacking := room.problems(degrees, size, granted):
         raise ConfigError(lacking)
+    if size >= memory.BIG:
+        memory.give_back()
     _warm(load)
     about = made.about(load.signature, load.data_hash)  # here once, instead of in every node
     made.near(0)
