@@ -17,8 +17,8 @@ FILES, LINE, SIBLING = 60, 7, 1
 #: Threads of a node, its own two and ZeroMQ's two, and one more that PyTorch or a task may start.
 THREADS: Final = 5
 #: Bytes that have to be free for a node: without a model, with what the system holds for it (seen: 12 GB for
-#: 1,000 nodes of digits), and as a multiple of its parameters.
-ALONE, VECTORS = 13_000_000, 9
+#: 1,000 nodes of digits), and as a multiple of its parameters (seen: 10.6).
+ALONE, VECTORS = 13_000_000, 11
 #: Open files that are asked of the system where it grants them.
 WANTED: Final = 65_536
 

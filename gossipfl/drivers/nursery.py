@@ -1,0 +1,402 @@
+"""The processes of the nodes: started, brought together, watched over, and none left at the end.
+
+Whoever holds them (the zygote) takes no part in the training; it tells each node where the others are and who
+is gone, and hears when a node is bound, begins, has a checkpoint, and ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import selectors
+import shutil
+import sys
+import time
+import uuid
+from array import array
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from gossipfl.drivers import checkpoint
+from gossipfl.drivers.birth import born, can_fork, spawned
+from gossipfl.drivers.connected import layout
+from gossipfl.drivers.faults import Faults
+from gossipfl.drivers.forked import Forked
+from gossipfl.drivers.life import PARAMETERS, parameters_paths
+from gossipfl.drivers.outcome import Outcome
+from gossipfl.drivers.place import Place
+from gossipfl.drivers.plan import Plan
+from gossipfl.drivers.script import acts
+from gossipfl.errors import GossipError
+from gossipfl.learning.task import torch_dtype
+from gossipfl.learning.workload import Workload
+from gossipfl.transport.shared import Commons
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+#: Seconds that nodes told to stop may take before they are killed: where somebody waits for the end, and
+#: where one of them has diverged (the others may be inside a long local phase, and what they have is kept).
+GRACE: Final = 1.0
+PATIENCE: Final = 60.0
+
+Tell = Callable[[Mapping[str, object]], None]
+
+
+@dataclass(slots=True)
+class _Child:
+    """A node's process as the zygote sees it."""
+
+    node: int
+    process: Forked | BaseProcess
+    control: Connection
+    bound: list[str] | None = None
+    begun: float | None = None
+    word: dict[str, Any] | None = None
+    alive: bool = True
+    before: list[str] | None = None  # where the process that this one follows was bound
+    kept: set[int] = field(default_factory=set)  # rounds of its checkpoints
+
+
+class Run(NamedTuple):
+    """Where a run is, when it began, and what it goes on from."""
+
+    folder: Path
+    scratch: Path  # for sockets, and for what does not fit into the run's folder
+    epoch: float
+    resume: Mapping[str, int] = MappingProxyType({})  # node name -> the round of its checkpoint
+    lost: Mapping[str, str] = MappingProxyType({})  # node name -> why it has no part in this any more
+
+
+class Nursery:
+    """The nodes' processes: started on entering, none left on leaving."""
+
+    def __init__(self, made: Plan, load: Workload, run: Run, tell: Tell) -> None:
+        self._plan, self._load, self._run, self._tell = made, load, run, tell
+        self._folder, self._scratch = run.folder, run.scratch
+        self._children: list[_Child] = []
+        self._selector = selectors.DefaultSelector()
+        self._stop_by: float | None = None
+        self._met = self._unrecorded = False
+        self._lost: set[int] = set()  # nodes that are gone for good, and have not finished
+        self._around: dict[int, set[int]] = {}  # whose ways around them are told, by node
+        self._forking = True
+        self._ends = array("i")  # files that the next child closes
+        self._context: Any = None
+        self._parent = 0  # standard input
+        self._commons: Commons | None = None
+        script = acts(made.config, made.edges()) if made.config.fault else ()
+        self._faults = Faults(script, made.config.names, run.folder, run.epoch, self) if script else None
+        self.interrupted = False
+
+    def __enter__(self) -> Nursery:
+        self._forking = can_fork(self._plan.config)
+        self._context = multiprocessing.get_context("fork" if self._forking else "spawn")
+        if not self._forking:
+            self._tell({"note": "nodes are spawned, not forked: starting takes seconds and more memory"})
+        self._commons = self._share(self._forking)
+        self._selector.register(self._parent, selectors.EVENT_READ, None)
+        self._ends = array("i", [self._selector.fileno()])
+        gc.collect()
+        gc.freeze()
+        try:
+            for node in range(self._plan.n):
+                name = self._plan.config.names[node]
+                goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
+                self._children.append(self._start(self._place(node, *goes_on)))
+        except OSError as error:
+            started = len(self._children)
+            self.__exit__()
+            why = f"only {started} of {self._plan.n} nodes could be started ({error.strerror})"
+            raise GossipError(f"{why}; fewer nodes, or higher limits (ulimit -u, -n)") from error
+        return self
+
+    def _share(self, forking: bool) -> Commons | None:
+        """The memory that the nodes are to share, if they can; who asked for it is told if not."""
+        transport = self._plan.config.wire.transport
+        if transport not in ("auto", "shm"):
+            return None
+        why = None if forking else "nodes are spawned"
+        if self._faults is not None:
+            why = "a fault script strikes what travels over sockets"
+        if why is None and self._plan.recipe.rule.per_link:
+            why = f"rule {self._plan.config.algorithm.rule} sends another payload to each neighbor"
+        if why is None and self._plan.config.algorithm.exchange == "rounds":
+            try:
+                return Commons(self._plan.n, layout(self._plan, self._vector()))
+            except (OSError, ValueError, OverflowError) as error:
+                why = f"there is not so much memory ({error})"
+        if transport == "shm":
+            self._tell({"note": f"no memory is shared: {why}; parameters go over sockets"})
+        return None
+
+    def _vector(self) -> Tensor:
+        """What nodes average, in shape and type."""
+        import torch
+
+        config = self._plan.config
+        if config.algorithm.average_optimizer:
+            return self._load.learner(0).vector
+        return torch.empty(self._load.d, dtype=torch_dtype(config.train.dtype), device="meta")
+
+    def _place(self, node: int, resume: int | None, lost: str = "", instance: str = "") -> Place:
+        listen, beats = self._listen(node)
+        where = Place(node, self._folder, self._scratch, listen, beats, self._run.epoch, resume, lost)
+        return where._replace(commons=self._commons, instance=instance, anew=bool(instance))
+
+    def _start(self, place: Place) -> _Child:
+        ours, theirs = self._context.Pipe()
+        process: Forked | BaseProcess
+        if self._forking:
+            self._ends.append(ours.fileno())
+            name = self._plan.config.names[place.node]
+            process = Forked(partial(born, self._plan, self._load, place, theirs), name, self._ends)
+        else:
+            args = (self._plan.config.to_dict(), place, theirs)
+            other: BaseProcess = self._context.Process(target=spawned, args=args)
+            other.start()
+            process = other
+        theirs.close()
+        child = _Child(place.node, process, ours)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+        return child
+
+    def __exit__(self, *exception: object) -> None:
+        for child in self._children:
+            if child.process.is_alive():
+                child.process.kill()
+        for child in self._children:
+            child.process.join()
+        self._selector.close()
+
+    def _listen(self, node: int) -> tuple[str, str]:
+        if self._plan.config.wire.transport == "tcp" or not sys.platform.startswith(("linux", "darwin")):
+            return "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"
+        return f"ipc://{self._scratch}/{node}", f"ipc://{self._scratch}/{node}b"
+
+    def watch(self) -> Outcome:
+        """Until every process has ended."""
+        self._tell({"started": [c.process.pid for c in self._children]})
+        while any(c.alive for c in self._children) or self._coming():
+            waits = [] if self._stop_by is None else [max(0.0, self._stop_by - time.monotonic())]
+            due = None if self._faults is None else self._faults.due()
+            waits += [] if due is None else [due]
+            for key, _ in self._selector.select(min(waits, default=None)):
+                if key.data is None:  # a word, or the end of whoever asked for the swarm: stop
+                    self._selector.unregister(self._parent)
+                    self.interrupted = True
+                    self._stop(GRACE)
+                else:
+                    self._hear(key.data)
+            if self._faults is not None and self._stop_by is None:
+                self._faults.act()
+            if self._stop_by is not None and time.monotonic() >= self._stop_by:
+                for child in self._children:
+                    if child.alive:
+                        child.process.kill()
+        return self._outcome()
+
+    # ------------------------------------------------------------------ faults
+
+    def _coming(self) -> bool:
+        """Is a node to be started again?"""
+        return self._faults is not None and self._stop_by is None and self._faults.coming
+
+    def signal(self, node: int, number: int) -> None:
+        process = self._children[node].process
+        if self._children[node].alive and process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    def send(self, node: int, word: dict[str, object]) -> None:
+        if self._children[node].alive:
+            _send(self._children[node], word)
+
+    def restart(self, node: int) -> None:
+        before = self._children[node]
+        if before.word is not None or self._stop_by is not None:
+            return  # it has finished: its result is safe
+        if before.alive:
+            before.process.kill()
+            self._ended(before)
+        kept = checkpoint.rounds(self._folder / checkpoint.FOLDER / self._plan.config.names[node])
+        alive = [c.control.fileno() for c in self._children if c.alive]
+        self._ends = array("i", [self._selector.fileno(), *alive])
+        place = self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)
+        child = self._children[node] = self._start(place)
+        child.begun, child.kept, child.before = before.begun, set(kept), before.bound
+        gone = [c.node for c in self._children if not c.alive and not self._returns(c)]
+        if gone:
+            _send(child, {"gone": gone})
+        if self._plan.rewiring is not None:
+            _send(child, {"lost": sorted(self._lost)})
+
+    def _returns(self, child: _Child) -> bool:
+        """Is a node whose process has ended to be started again?"""
+        returns = self._faults is not None and self._faults.returns(child.node)
+        return returns and child.word is None and self._stop_by is None
+
+    def _reintroduce(self, child: _Child) -> None:
+        """A node that was started again is bound: tell it where the others are, and them if it has moved."""
+        near = {*self._plan.near(child.node), *self._around.get(child.node, ())}
+        bound = {j: self._children[j].bound for j in near if self._children[j].alive}
+        _send(child, {"addresses": {j: place for j, place in bound.items() if place is not None}})
+        for j in near:
+            if self._children[j].alive and child.bound != child.before:
+                _send(self._children[j], {"addresses": {child.node: child.bound}})
+        self._get_around()
+
+    # ------------------------------------------------------------------ words
+
+    def _hear(self, child: _Child) -> None:
+        if not child.alive:
+            return  # its process has been followed by another
+        try:
+            word = json.loads(child.control.recv_bytes())
+        except (EOFError, OSError):
+            self._ended(child)
+            return
+        if "bound" in word:
+            child.bound = word["bound"]
+            if self._met and self._faults is not None:
+                self._reintroduce(child)
+        elif "begun" in word:
+            child.begun = word["begun"] if child.begun is None else child.begun
+            if self._faults is not None and all(c.begun is not None or not c.alive for c in self._children):
+                self._faults.begin()
+        elif "made" in word:
+            if self._faults is not None:
+                self._faults.made(child.node, word["made"])
+        elif "note" in word:
+            self._tell(word)
+        elif "checkpoint" in word:
+            child.kept.add(word["checkpoint"])
+            self._rebase(word["checkpoint"])
+        else:
+            if word.get("unrecorded") and not self._unrecorded:
+                self._unrecorded = True
+                self._tell({"note": word["unrecorded"]})
+            child.word = word
+            if "diverged" in word or word.get("refused"):
+                self._stop(PATIENCE)
+        self._introduce()
+
+    def _ended(self, child: _Child) -> None:
+        self._selector.unregister(child.control)
+        child.control.close()
+        child.process.join()
+        child.alive = False
+        if self._returns(child):
+            return
+        if child.word is None or "error" in child.word:
+            code = child.process.exitcode
+            how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+            why = how if child.word is None else child.word["error"]
+            refused = bool(child.word and child.word.get("refused"))
+            name = self._plan.config.names[child.node]
+            self._tell({"lost": name, "why": why, "refused": refused})
+            if self._plan.config.swarm.checkpoint_every and self._stop_by is None:
+                checkpoint.mark_lost(self._folder / checkpoint.FOLDER / name, why)
+            self._lost.add(child.node)
+        self._introduce()
+        for other in self._children:
+            if other.alive:
+                _send(other, {"gone": [child.node]})
+        if child.node in self._lost:
+            self._get_around()
+
+    def _get_around(self) -> None:
+        """Somebody is lost, or all are bound: tell all who is, and those who become neighbors by that of each
+        other."""
+        if self._plan.rewiring is None or not self._lost or self._stop_by is not None:
+            return
+        bound = {c.node: c.bound for c in self._children if c.alive and c.bound is not None}
+        new: dict[int, dict[int, list[str]]] = {}
+        for i, j in self._plan.rewiring.edges(self._lost) if self._met else ():
+            if i in bound and j in bound and j not in self._around.setdefault(i, set()):
+                for here, there in ((i, j), (j, i)):
+                    self._around.setdefault(here, set()).add(there)
+                    new.setdefault(here, {})[there] = bound[there]
+        for child in self._children:
+            if child.alive:
+                _send(child, {"lost": sorted(self._lost), "addresses": new.get(child.node, {})})
+
+    def _rebase(self, round: int) -> None:
+        """Once every node that lives has a checkpoint of this round, none of them goes back further."""
+        living = [c for c in self._children if c.alive]
+        if all(round in c.kept for c in living):
+            for child in living:
+                child.kept = {r for r in child.kept if r >= round}
+                _send(child, {"base": round})
+
+    def _introduce(self) -> None:
+        """When every node that lives is bound: tell each where the others are."""
+        if self._met or any(c.alive and c.bound is None for c in self._children):
+            return
+        self._met = True
+        addresses = {c.node: c.bound for c in self._children if c.bound is not None}
+        for child in self._children:
+            if child.alive:
+                near = self._plan.near(child.node)
+                _send(child, {"addresses": {j: addresses[j] for j in near if j in addresses}})
+        self._get_around()
+
+    def _stop(self, grace: float) -> None:
+        told, by = self._stop_by is not None, time.monotonic() + grace
+        self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
+        for child in self._children:
+            if child.alive and not told:
+                _send(child, {"stop": True})
+
+    # ------------------------------------------------------------------ the end
+
+    def _outcome(self) -> Outcome:
+        import numpy as np
+        import torch
+
+        n, words = self._plan.n, [c.word or {} for c in self._children]
+        x = torch.zeros(n, self._load.d, dtype=getattr(torch, self._plan.config.train.dtype))
+        present = []
+        for node in range(n):
+            paths = parameters_paths(self._folder, self._scratch, node)
+            found = next((path for path in paths if path.exists()), None)
+            present.append(found is not None)
+            if found is not None:
+                x[node] = torch.from_numpy(np.load(found, allow_pickle=False))
+        shutil.rmtree(self._folder / PARAMETERS, ignore_errors=True)
+        begun = max((c.begun for c in self._children if c.begun is not None), default=0.0)
+        ended = max((float(w["ended"]) for w in words if "ended" in w), default=begun)
+        diverged = next(((i, *w["diverged"]) for i, w in enumerate(words) if "diverged" in w), None)
+        return Outcome(
+            engine="swarm",
+            x=x,
+            present=tuple(present),
+            rounds=tuple(int(w.get("rounds", 0)) for w in words),
+            sent_bytes=tuple(int(w.get("sent_bytes", 0)) for w in words),
+            lost=tuple(i for i, w in enumerate(words) if not w or "error" in w),
+            seconds=ended - begun,
+            start_seconds=begun,
+            diverged=diverged,
+            end=min((int(w["end"]) for w in words if "end" in w), default=None),
+            notes=tuple(str(w["unrecorded"]) for w in words if w.get("unrecorded")),
+        )
+
+
+def _send(child: _Child, word: dict[str, object]) -> None:
+    try:
+        child.control.send_bytes(json.dumps(word).encode())
+    except OSError:
+        return  # it is ending: its end of the line is read next
