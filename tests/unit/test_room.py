@@ -25,7 +25,7 @@ def test_a_thousand_nodes_of_degree_four_fit_a_usual_machine() -> None:
         ({"files": 1024}, [4] * 1000, 4810, ("1088 open files", "ulimit -n 1088")),
         ({"files": 4096}, [999] + [1] * 999, 4810, ("up to 999 neighbors", "ulimit -n")),
         ({"threads": 4000}, [4] * 1000, 4810, ("5000 threads, 4000 are allowed", "pids.max")),
-        ({"memory": 10**9}, [4] * 1000, 4810, ("1000 nodes need 13.0 GB", "fewer nodes")),
+        ({"memory": 10**9}, [4] * 1000, 4810, ("1000 nodes need 13.1 GB", "fewer nodes")),
         ({"memory": 10**9}, [2] * 8, 400_000_000, ("8 nodes need 35.3 GB", "a smaller model")),
     ],
 )
