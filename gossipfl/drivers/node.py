@@ -21,7 +21,7 @@ from gossipfl.drivers.place import REJOIN, Place
 from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
-from gossipfl.learning.training import Phase
+from gossipfl.learning.training import Phase, drain
 
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1
@@ -162,14 +162,7 @@ class Node(Connected):
         self._exchange(x, phase, time.monotonic() - t0)
 
     def _phase(self, round: int) -> Phase:
-        steps = self.learner.steps(round)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                phase: Phase = end.value
-                return phase
-            self.keeper.step()
+        return drain(self.learner.steps(round), self.keeper.step)
 
     def _wrong(self, phase: Phase) -> str | None:
         """What is not finite after a local phase, or None."""

@@ -265,14 +265,16 @@ def put_back(kept: Tree, module: nn.Module, optimizer: Optimizer, trainable: Seq
             optimizer.state[parameter] = state
 
 
-def drain(steps: Steps) -> Phase:
-    """Take all steps of a phase without a pause."""
+def drain(steps: Steps, stepped: Callable[[], None] | None = None) -> Phase:
+    """Take all steps of a phase without a pause; `stepped` is called after each."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
             phase: Phase = end.value
             return phase
+        if stepped is not None:
+            stepped()
 
 
 class _Dice:
