@@ -8,16 +8,15 @@ The order of a round at one node:
     close       mix what counts, take in late payloads, absorb  -> `Adopt`
 
 and after the last round: say goodbye, wait until all is counted -> `Finished`.
+
+What a node has of all this, and what it says of it to whoever drives it, is in `course`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from enum import Enum, auto
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from gossipfl.core.aggregate import Row
-from gossipfl.core.codecs import Packing
 from gossipfl.core.events import (
     Begin,
     Effect,
@@ -36,15 +35,9 @@ from gossipfl.core.events import (
     Tick,
     Trained,
 )
-from gossipfl.core.exchange.detours import Detours
-from gossipfl.core.exchange.edge import Edge, Flow
-from gossipfl.core.exchange.edges import Edges
-from gossipfl.core.exchange.intake import Terms
-from gossipfl.core.exchange.news import News
-from gossipfl.core.exchange.resets import Resets
-from gossipfl.core.exchange.standing import Standing, footing, stand
-from gossipfl.core.exchange.waiting import PATIENT, Limits, Waiting
-from gossipfl.core.exchange.work import Work
+from gossipfl.core.exchange.course import Course, Phase
+from gossipfl.core.exchange.edge import Flow
+from gossipfl.core.exchange.standing import Standing
 from gossipfl.core.messages import (
     LAST,
     Answer,
@@ -61,58 +54,16 @@ from gossipfl.core.messages import (
     Want,
     Welcome,
 )
-from gossipfl.core.rules.base import Rule
 from gossipfl.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gossipfl.topology.rewire import Rewiring
+__all__ = ["Phase", "Rounds"]
 
 
-class Phase(Enum):
-    """Where a node is in its round."""
-
-    MEETING = auto()  # before round 0
-    TRAINING = auto()
-    WAITING = auto()
-    LEAVING = auto()  # after the last round
-    LEFT = auto()
-
-
-class Rounds:
-    """A node's machine. `row(t)` is its row of the mixing matrix in round t; `neighbors` all it will ever
-    meet."""
-
-    def __init__(
-        self,
-        rule: Rule,
-        row: Callable[[int], Row],
-        neighbors: tuple[int, ...],
-        rounds: int,
-        about: Mapping[str, object],
-        terms: Terms | None = None,
-        limits: Limits = PATIENT,
-        rewiring: Rewiring | None = None,
-    ) -> None:
-        """rewiring: how those are got around who die; None: they are done without."""
-        terms = terms or Terms(Packing(rule.sends))
-        self.round = 0
-        self.phase = Phase.MEETING
-        self._ends = Edges(neighbors, terms.arcs, about)
-        self._detours = None if rewiring is None else Detours(rewiring, row, self._ends)
-        row = row if self._detours is None else self._detours.row
-        self.work = Work(rule, row, terms)
-        self._news = News(self._ends)
-        self._row, self._rounds, self._length = row, rounds, rounds
-        self._waiting = Waiting(limits, self.edges, row)
-        self._limited = limits.any
-        self._resumed: Standing | None = None
-        self._follows = False  # has this node been away, so that it goes on where its peers are?
-        self._goal = 0  # the round of a peer that went on meanwhile
-        self._parted = False  # has this node left while the others go on?
-
-    # ------------------------------------------------------------------ what a driver asks
+class Rounds(Course):
+    """A node's machine: what happens to it, and what it does then."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._waiting.now = now
@@ -143,103 +94,17 @@ class Rounds:
             case Trained():
                 raise LocalProtocolError("Trained: in rounds the end of a local phase is Stepped")
 
-    def deadline(self) -> float | None:
-        if self.phase is not Phase.WAITING or self._waiting.until is None:
-            return None
-        return self._waiting.until if self._waiting.until > self._waiting.now else None
+    # ------------------------------------------------------------------ rounds
 
-    @property
-    def rounds(self) -> int:
-        """How many rounds there will be, as far as is known. A round that has begun is made, even if word
-        comes that all is to have ended by then: from a node that has been away, and knew no better."""
-        begun = self.phase in (Phase.TRAINING, Phase.WAITING)
-        return max(self._end, min(self.round + 1, self._rounds)) if begun else self._end
-
-    @property
-    def front(self) -> int:
-        """The round that this node is in, or that of its neighbours if it comes back and they are ahead."""
-        return max(self.round, self._goal)
-
-    @property
-    def _said(self) -> int:
-        """The last round of which this node has no more to say to whom it has not met yet."""
-        if self.phase in (Phase.LEAVING, Phase.LEFT):
-            return LAST
-        return self.round - (self.phase is Phase.MEETING)
-
-    def _meet(self, peer: int) -> None:
-        """A node that may have heard first of a death, and so be no neighbor yet."""
-        if self._detours is not None:
-            self._detours.meet(peer, self._said)
-
-    @property
-    def _end(self) -> int:
-        return min(self._rounds, self.stop)
-
-    @property
-    def stop(self) -> int:
-        """The swarm ends after so many rounds, as far as is known."""
-        return self._news.stop
-
-    @property
-    def resets(self) -> Resets:
-        """When all begin their rule anew."""
-        return self._news.resets
-
-    @property
-    def edges(self) -> dict[int, Edge]:
-        """This node's ends of its edges, by peer."""
-        return self._ends.by_peer
-
-    @property
-    def inc(self) -> int:
-        """This node's incarnation."""
-        return self._ends.inc
-
-    @property
-    def refused(self) -> str | None:
-        """Why a peer will have nothing to do with this node."""
-        return self._ends.refused
-
-    def follow(self) -> None:
-        """This node has not run for a while: it goes on in the round of those whom it meets again."""
-        self._follows = True
-
-    def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for before round 0."""
-        return self._ends.missing()
-
-    def silent(self) -> tuple[int, ...]:
-        """The neighbours whose word for the current round is still missing."""
-        return self._ends.silent(self._row(self.round), self.round)
-
-    # ------------------------------------------------------------------ stopping and going on
-
-    def standing(self) -> Standing:
-        """What to keep, between two rounds (after `Adopt`, before `Stepped`) or after the last."""
-        if self.phase not in (Phase.TRAINING, Phase.LEFT):
-            raise LocalProtocolError(f"a standing in phase {self.phase.name}")
-        over = self.round if self.phase is Phase.LEFT else None
-        edges = tuple(footing(edge, over) for edge in self.edges.values())
-        ahead, last = self.resets.ahead, self.resets.last
-        return Standing(self.round, self.inc, self.stop, over is None, ahead, last, self.work.state, edges)
-
-    def resume(self, standing: Standing) -> None:
-        """Go on from what was kept; before the first event. Edges that it does not know begin here."""
+    def _begin(self, x: Tensor) -> list[Effect]:
         if self.phase is not Phase.MEETING:
-            raise LocalProtocolError(f"resume in phase {self.phase.name}")
-        self._resumed, self._follows = standing, True
-        self.round, self._ends.inc, self._news.stop = standing.round, standing.inc, standing.stop
-        self._news.resets = Resets(standing.resets, standing.renewed)
-        for edge in self.edges.values():
-            edge.heard = edge.counted = edge.acked = edge.sent = self.round - 1
-            edge.verify = LAST
-        for kept in standing.edges:
-            edge = stand(kept, self.round, self.work.terms.arcs)
-            if kept.peer in self.edges and not self.edges[kept.peer].extra:
-                self.edges[kept.peer] = edge
-            elif self._detours is not None:
-                self._detours.add(edge)
+            raise LocalProtocolError(f"Begin in phase {self.phase.name}")
+        if self._detours is not None:
+            self._detours.turn()
+        self.work.link(x)
+        if self._resumed is None or self._resumed.state is None:
+            self.work.begin(x, self.round)
+        return self._open_round(x) if self._resumed is None else self._go_on(x, self._resumed)
 
     def _go_on(self, x: Tensor, standing: Standing) -> list[Effect]:
         if standing.state is not None:
@@ -252,18 +117,6 @@ class Rounds:
             if j not in known:
                 self.edges[j].decide(self.round, j in row.receivers)
         return self._emit(x, x, 1.0, known) if self.work.rule.early else []
-
-    # ------------------------------------------------------------------ rounds
-
-    def _begin(self, x: Tensor) -> list[Effect]:
-        if self.phase is not Phase.MEETING:
-            raise LocalProtocolError(f"Begin in phase {self.phase.name}")
-        if self._detours is not None:
-            self._detours.turn()
-        self.work.link(x)
-        if self._resumed is None or self._resumed.state is None:
-            self.work.begin(x, self.round)
-        return self._open_round(x) if self._resumed is None else self._go_on(x, self._resumed)
 
     def _open_round(self, x: Tensor) -> list[Effect]:
         if self.round >= self._end:
