@@ -21,6 +21,7 @@ from gossipfl.observe.svg import (
     picture,
     points,
     scale,
+    spans_much,
     tick_text,
 )
 
@@ -58,7 +59,8 @@ def chart(curves: Sequence[Curve], x_name: str, y_name: str) -> str:
     drawn = [c.y for c in curves] + [b for c in bands for b in (c.low, c.high) if b is not None]
     x_scale = scale([c.x for c in curves], LEFT, WIDTH - RIGHT)
     x_scale = _tight(x_scale, curves)
-    y_scale = scale(drawn, HEIGHT - BOTTOM, TOP, allow_log=True)
+    # a band that nearly touches 0 makes no logarithm of what is told by the lines themselves
+    y_scale = scale(drawn, HEIGHT - BOTTOM, TOP, allow_log=spans_much([c.y for c in curves]))
     parts = [_axes(x_scale, y_scale, x_name, y_name)]
     for i, curve in enumerate(curves):
         parts.append(_curve(curve, i, x_scale, y_scale))

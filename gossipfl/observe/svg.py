@@ -142,6 +142,14 @@ def scale(values: Iterable[Array], start: float, end: float, *, allow_log: bool 
     return Scale(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, start, end)
 
 
+def spans_much(values: Iterable[Array]) -> bool:
+    """Are all finite values positive, and the greatest many times the least?"""
+    arrays = [np.ravel(v) for v in values]
+    flat = np.concatenate(arrays) if arrays else np.empty(0)
+    flat = flat[np.isfinite(flat)]
+    return bool(len(flat)) and float(flat.min()) > 0 and float(flat.max() / flat.min()) > LOG_FROM
+
+
 def _step(width: float) -> float:
     """A round step that cuts `width` into about five."""
     raw = max(width, 1e-300) / 5

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -225,6 +226,22 @@ def test_cells_run_on_a_ray_cluster_with_the_same_bits(start: Start, tmp_path: P
     # then the bits are the same
     assert alone.code == 0
     assert bits(read_sweep(tmp_path / "ray")) == bits(read_sweep(tmp_path / "alone"))
+
+
+def test_a_note_of_a_ray_cluster_that_has_ended_is_not_followed(start: Start, tmp_path: Path) -> None:
+    # given the note that a cluster leaves which is killed
+    pytest.importorskip("ray", reason="ray is not installed: pip install gossipfl[ray]")
+    with socket.socket() as bound, TemporaryDirectory(dir="/tmp") as short:  # Ray's sockets have long names
+        note = Path(short) / "ray" / "ray_current_cluster"
+        note.parent.mkdir()
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        note.write_text(f"127.0.0.1:{bound.getsockname()[1]}")
+        # when a sweep is to run on the cluster that is there
+        ended = start(
+            "sweep", write(tmp_path), "--on", "ray", "--jobs", "2", environment={"RAY_TMPDIR": short}
+        ).end()
+    # then it runs on one of its own
+    assert ended.code == 0, ended.stderr
 
 
 def test_a_ray_address_at_which_nobody_answers_is_told_at_once(start: Start, tmp_path: Path) -> None:

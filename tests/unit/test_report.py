@@ -377,6 +377,13 @@ def test_ticks_have_the_decimals_they_need(ticks: list[float], written: list[str
     assert [svg.tick_text(v, ticks) for v in ticks] == written
 
 
+@pytest.mark.parametrize(("middle", "log"), [([0.4, 0.5], False), ([1e-4, 0.5], True)])
+def test_lines_alone_and_not_their_bands_make_a_scale_logarithmic(middle: list[float], log: bool) -> None:
+    x, y = np.array([1.0, 2.0]), np.array(middle)
+    drawn = curves.chart([curves.Curve("a", x, y, low=y / 100, high=y * 1.1)], "round", "accuracy")
+    assert ("accuracy (log)" in drawn) == log
+
+
 def test_a_curve_breaks_where_nothing_is_known() -> None:
     assert svg.points([0, 1, 2, 3], [0.0, 1.0, float("nan"), 3.0]) == "M0.0 0.0L1.0 1.0M3.0 3.0"
 

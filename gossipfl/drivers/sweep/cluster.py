@@ -47,14 +47,25 @@ class Cluster:
                 warnings.simplefilter("ignore")
                 address = os.environ.get("RAY_ADDRESS", "")
                 _knock(address)
+                self._own = not address and _ended()
                 try:
-                    self._ray.init(address=address or "auto", **quiet)
+                    if not self._own:
+                        self._ray.init(address=address or "auto", **quiet)
                 except ConnectionError as error:
                     if address:
-                        raise _nobody(address) from error
+                        raise _closed(address) from error
                     self._own = True
-                    self._ray.init(address="local", num_cpus=self._size, include_dashboard=False, **quiet)
+                if self._own:
+                    self._start(quiet)
         return self
+
+    def _start(self, quiet: Mapping[str, object]) -> None:
+        """Raises ConfigError: Ray cannot start here, as where its sockets' paths get too long."""
+        try:
+            self._ray.init(address="local", num_cpus=self._size, include_dashboard=False, **quiet)
+        except OSError as error:
+            right = "a short RAY_TMPDIR, if it is the path of a socket"
+            raise ConfigError(Problem("--on ray", f"Ray does not start ({error})", right)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,6 +111,25 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH).close()
     except OSError as error:
         raise _nobody(address) from error
+
+
+def _ended() -> bool:
+    """Has this machine's last cluster ended? Ray notes its address in a file, and tries for minutes to reach
+    one that could not take its note back."""
+    for folder in (os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"):
+        note = Path(folder or "/tmp") / "ray" / "ray_current_cluster"
+        if note.is_file():
+            try:
+                _knock(note.read_text().strip())
+            except ConfigError:
+                return True
+            return False
+    return False
+
+
+def _closed(address: str) -> ConfigError:
+    right = "start one there, or unset it for one on this machine; RAY_AUTH_TOKEN is for one that asks for it"
+    return ConfigError(Problem("RAY_ADDRESS", f"no Ray cluster takes us in at {address}", right))
 
 
 def _nobody(address: str) -> ConfigError:
