@@ -65,7 +65,10 @@ class Lines:
         return [(line, i) for line in lines for i in line.ends if line.under_way[i]]
 
     def deliver(self) -> None:
-        line, i = self.die.choice(self.deliverable())
+        self.hand_over(*self.die.choice(self.deliverable()))
+
+    def hand_over(self, line: Line, i: int) -> None:
+        """Node i reads what comes next on a line."""
         message, peer = line.under_way[i].popleft(), sum(line.ends) - i
         if message is None:
             self.tell(i, PeerDown(peer, line.session))

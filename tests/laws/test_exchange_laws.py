@@ -25,7 +25,6 @@ from gossipfl.core.events import (
     Shift,
     Stepped,
 )
-from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.rounds import Phase, Rounds
 from gossipfl.core.rules import averaging, sums
 from gossipfl.core.rules.base import Rule
@@ -180,25 +179,3 @@ def test_without_cuts_the_result_does_not_depend_on_the_order_of_anything(graph:
         world.run()
         ends.append(torch.cat(world.x))
     assert all(torch.equal(ends[0], end) for end in ends)
-
-
-@pytest.mark.parametrize(
-    ("what", "broken"),
-    [
-        ("what is open is sent again", "meet"),
-        ("a payload is kept until the peer has counted it", "drop"),
-    ],
-)
-def test_each_part_of_the_protocol_is_needed(what: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Edge.meet
-    if broken == "meet":
-        monkeypatch.setattr(Edge, "meet", lambda self, hello, inc: [m for m in whole(self, hello, inc) if 0])
-    else:
-        monkeypatch.setattr(Edge, "_drop", lambda self, through: self.out.clear())
-    failures = 0
-    for seed in range(300):
-        try:
-            World("pair", seed, averaging.dpsgd(), cuts=1 + seed % 12).run()
-        except (AssertionError, KeyError):
-            failures += 1
-    assert failures, what

@@ -52,6 +52,7 @@ class Edge:
     plan: bool = False  # decided DATA for the coming round
     up: bool = False  # hello and welcome have passed
     gone: bool = False  # the peer will not come back
+    ended: bool = False  # so says whoever started it; what it sent before may come later than that
     departed: bool = False  # it has left before the last round
     extra: bool = False  # no edge of the graph: around somebody who has died
     wanted: bool = True  # an extra edge that is not wanted carries nothing

@@ -155,13 +155,14 @@ class Edges:
             return False, []
         if event.session is None:
             # Its process ended: what it sent may still be on the line, which closes by itself.
+            edge.ended = edge.ended or event.gone
             edge.gone = edge.gone or event.gone
             return True, []
         if event.session != edge.session:
             return False, []
         was_up = edge.up
         edge.close()
-        edge.gone = edge.gone or edge.departed
+        edge.gone = edge.gone or edge.departed or edge.ended
         return True, [Note("peer_down", event.peer)] if was_up and edge.heard < said else []
 
     def _greeting(self, kind: type[Hello], edge: Edge, session: int) -> Hello:
