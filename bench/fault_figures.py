@@ -47,7 +47,7 @@ ERROR, DRIFT, HEALED = 1e-10, 1e-6, 2.0
 ROUNDING: Final = 4.0
 #: More loss than is asked for is aimed at, so that there is no less; and the most that D² promises to bear.
 AIM: Final = 1.5
-MOST: Final = 0.4
+MOST: Final = 0.2
 #: Runs until so many are lost.
 TRIES: Final = 6
 
