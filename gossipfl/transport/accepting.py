@@ -208,6 +208,8 @@ class Accepting:
                     events.append(PeerDown(line.peer, line.session))
                 else:
                     line.peer = -1
+                    if line.connection is not None:  # it may be a neighbor's: its end dials again
+                        line.connection.end()
         return events
 
     def changed(self, ready: Container[Socket]) -> tuple[list[Event | Note], list[Left]]:

@@ -45,7 +45,7 @@ EDGES = {
     "star": [(0, 1), (0, 2), (0, 3), (0, 4)],
     "complete": [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)],
 }
-PHASES = 6
+PHASES, SLOW = 6, 20
 graphs = st.sampled_from(sorted(EDGES))
 seeds = st.integers(0, 2**32)
 laws = settings(max_examples=100, deadline=None)
@@ -56,7 +56,8 @@ class World:
     """Nodes, their lines, and what is under way; `rng` decides what happens next."""
 
     def __init__(self, graph: str, seed: int, make: type[Pairwise] | Terms, phases: int = PHASES) -> None:
-        self.rng, self.edges = random.Random(seed), EDGES[graph]
+        self.rng, self.edges, self.phases = random.Random(seed), EDGES[graph], phases
+        self.slow: set[int] = set()  # whose local phases take `SLOW` times as long
         self.n = 1 + max(j for _, j in self.edges)
         self.machines: list[Pairwise | Push] = []
         for i in range(self.n):
@@ -126,6 +127,9 @@ class World:
                     assert i not in self.parted, f"node {i} asks after its goodbye"
                     self.outstanding[i] = (peer, message.number)
                 if isinstance(message, Nothing):
+                    if self.machines[i].phases < self.phases and not self.machines[i].lines.halted:
+                        on = [j for j in self.machines[i].lines.by_peer if not self.machines[j].lines.parted]
+                        assert not on, f"node {i} ends while {on} train on"
                     self.parted.add(i)
                 if self.session.get(edge) == session:
                     self.under_way[i, peer, session].append(message)
@@ -185,7 +189,8 @@ class World:
             case "deliver", (int(a), int(b), int(session)):
                 self.tell(b, Received(a, session, self.under_way[a, b, session].popleft()))
             case "train", int(i):
-                self.train(i)
+                if i not in self.slow or self.rng.random() < 1 / SLOW:
+                    self.train(i)
             case "begin", int(i):
                 self.begun[i] = True
                 self.tell(i, Begin(self.x[i]))
@@ -248,6 +253,15 @@ class TestPairwise:
         assert all(len(who) == len(set(who)) for who in world.shifts.values()), "nothing twice"
         if not open_:
             assert torch.allclose(sum(world.x), world.trained, rtol=0, atol=1e-9)
+
+    @given(graph=graphs, seed=seeds, cuts=st.integers(0, 12), slow=st.integers(1, 4))
+    @laws
+    def test_stragglers_end_with_their_neighbors_and_no_sooner_also_when_lines_break(
+        self, graph: str, seed: int, cuts: int, slow: int
+    ) -> None:
+        world = World(graph, seed, Pairwise)
+        world.slow = {*range(slow)}
+        world.run(cuts, limit=20_000)
 
     @given(graph=graphs, seed=seeds)
     @laws

@@ -94,6 +94,18 @@ def test_a_line_that_one_end_hangs_up_is_over_at_the_other_and_is_dialled_again(
         assert until(here, lambda e: isinstance(e, PeerUp)) == [PeerUp(1, 2)]
 
 
+@pytest.mark.parametrize("line", [None, Line(None)], ids=["inside", "abroad"])
+def test_a_greeting_that_arrives_broken_ends_its_line_which_is_dialled_again(line: Line | None) -> None:
+    # given a line whose first word is no message
+    with node(0, "", line) as here, node(1, "tcp://127.0.0.1:*", line) as there:
+        here.dial(1, there.address)
+        until(here, lambda e: isinstance(e, PeerUp))
+        here.junk(1, 1)
+        assert isinstance(until(there, lambda e: isinstance(e, Note))[-1], Note)
+
+        assert until(here, lambda e: isinstance(e, PeerUp)) == [PeerDown(1, 1), PeerUp(1, 2)]
+
+
 @pytest.mark.parametrize("sender", ["who dialled", "who was dialled"])
 def test_who_sends_numbers_that_are_none_three_times_is_left_alone_for_a_while(
     sender: str, monkeypatch: pytest.MonkeyPatch

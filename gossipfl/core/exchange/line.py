@@ -81,11 +81,12 @@ class Lines:
 
         It has made its local phases; or somebody has seen enough; or it is far behind and every neighbour
         that is not lost has made theirs: then it would learn from its own data alone from here on, and carry
-        that into the others.
+        that into the others. A neighbour whose line is down for a while is not lost. Who has said goodbye
+        stays with it, whatever its neighbours do then.
         """
-        if self.halted or self.phases >= self._phases:
+        if self.halted or self.parted or self.phases >= self._phases:
             return True
-        done = [line.done for line in self.by_peer.values() if line.done or line.up]
+        done = [line.done for line in self.by_peer.values() if line.done or not line.gone]
         return 2 * self.phases < self._phases and bool(done) and all(done)
 
     def rounds(self) -> int:
