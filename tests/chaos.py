@@ -175,8 +175,12 @@ def task(config: Config) -> VectorTask | None:
     return VectorTask("quadratic", np.zeros(shape), (a * b).sum(0) / a.sum(0), a, b)
 
 
-Counted = dict[tuple[int, int, int], list[int]]
-"""Node, whose payload, of which round -> in which rounds it has counted it."""
+Counted = dict[tuple[int, int, int, int | None], list[int]]
+"""Node, whose payload, of which round, and of which incarnation -> in which rounds it has counted it.
+
+A node that comes back without its state makes rounds again whose payloads have counted already, or count a
+moment later: as another incarnation, of which these are the first.
+"""
 
 
 @dataclass
@@ -212,22 +216,26 @@ class Seen(virtual.Simulation):
     def _adopt(self, i: int, adopt: Adopt, now: float) -> None:
         self.closed[i] = adopt.round
         for j in adopt.counted:
-            self.counted.setdefault((i, j, adopt.round), []).append(adopt.round)
+            self._counts(i, j, adopt.round)
         super()._adopt(i, adopt, now)
 
     def _note(self, i: int, note: Note, now: float) -> None:
         if note.kind == "correction":
-            self.counted.setdefault((i, note.peer, note.round), []).append(self.closed[i])
+            self._counts(i, note.peer, note.round)
         super()._note(i, note, now)
+
+    def _counts(self, i: int, j: int, round: int) -> None:
+        key = (i, j, round, self._nodes[i].machine.edges[j].peer_inc)
+        self.counted.setdefault(key, []).append(self.closed[i])
 
     def reborn(self, node: int, now: float) -> None:
         super().reborn(node, now)
         # what had been counted after the state from which it goes on has not happened, however old it was
-        first, anew = self._nodes[node].rounds, self._nodes[node].anew
+        first = self._nodes[node].rounds
         for key, rounds in list(self.counted.items()):
             if key[0] == node:
                 rounds[:] = [round for round in rounds if round < first]
-            if not rounds or (anew and key[1] == node and key[2] >= first):
+            if not rounds:
                 del self.counted[key]
 
 
@@ -315,12 +323,13 @@ def _forgot(trial: Trial) -> bool:
 
 def _ends(trial: Trial, both: bool) -> Iterator[str]:
     """Edges that count at one end alone, twice, or without anything sent."""
-    for (i, j, round), closed in sorted(trial.counted.items()):
+    ends = {key[:3] for key in trial.counted}
+    for (i, j, round, _), closed in sorted(trial.counted.items(), key=lambda item: item[0][:3]):
         if (j, i, round) not in trial.sent:
             yield f"node {i} counts {j} in round {round}, which has sent nothing"
         if len(closed) > 1:
             yield f"node {i} counts {j} {len(closed)} times in round {round}"
-        if both and (j, i, round) not in trial.counted:
+        if both and (j, i, round) not in ends:
             yield f"node {i} counts {j} in round {round}, and {j} does not count {i}"
 
 
