@@ -58,8 +58,10 @@ KINDS: Final = (
     *("drop", "drop", "duplicate", "reorder", "corrupt"),
 )
 LOSING: Final = ("kill", "restart")
-#: The seeds, from which on and modulo 5, whose rounds do not wait as long as it takes.
-FIXED, LIMITED = 1000, (0, 2, 3)
+#: Rules that take any symmetric W in each round, so that the dead can be got around.
+REWIRED: Final = ("dpsgd", "dpsgd-cta", "gradient", "qg", "gradient-tracking", "diging")
+#: The seeds, modulo 5, whose rounds do not wait as long as it takes.
+LIMITED: Final = (0, 2, 3)
 
 
 def draw(seed: int) -> dict[str, object]:
@@ -106,7 +108,13 @@ def draw(seed: int) -> dict[str, object]:
             keys |= {"train.task": "quadratic", "train.lr": 0.1, "swarm.rounds": 3 * (CHAOS + TAIL)}
         if die.random() < 0.1:
             keys["stop.seconds"] = round(die.uniform(0.2, 0.8), 3)
-        if seed >= FIXED and seed % 5 in LIMITED:
+        if (
+            rule in REWIRED
+            and keys["topology.graph"] in GRAPHS
+            and random.Random(f"death {seed}").random() < 0.4
+        ):
+            keys["algorithm.on_death"] = "rewire"
+        if seed % 5 in LIMITED:
             word = float(str(keys["network.latency"]))
             keys |= limits(random.Random(f"limits {seed}"), word, rule in TRACKING)
     if keys["train.task"] == "quadratic":
@@ -352,6 +360,8 @@ def _had_time(trial: Trial, survivors: list[int]) -> bool:
 def _connected(trial: Trial, survivors: list[int]) -> bool:
     """Are there still ways between all survivors, along the arcs on which payloads travel?"""
     made = plan(trial.config)
+    if made.rewiring is not None:
+        return True
     rows = [made.rows(i)(t) for i in survivors for t in range(made.n)]
     arcs = {(row.node, j) for row in rows for j in row.receivers if j in survivors}
     return all(_reached(survivors[0], ways) == {*survivors} for ways in (arcs, {(j, i) for i, j in arcs}))

@@ -58,7 +58,7 @@ def drift(config: Mapping[str, object], result: gossipfl.Result) -> float:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("exchange", ["rounds"])  # pairwise: in tests/laws/test_chaos.py
+@pytest.mark.parametrize("exchange", ["rounds", "pairwise"])
 def test_whatever_befalls_messages_the_mean_is_kept(exchange: str, seed: int) -> None:
     # given messages that are lost, doubled and overtaken to the last goodbye, and some that are changed (who
     # sends three of these is quarantined, which is another matter)
