@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import exp, hypot, isfinite
+from math import exp, hypot, isfinite, sqrt
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
@@ -100,9 +100,9 @@ class Departure:
 
     def see(self, some: slice, got: Tensor) -> None:
         """The block `some` of what was got."""
-        given = self._given[..., some]
-        self._apart.append((given - got).norm().item())
-        self._own.append(given.norm().item())
+        given = self._given if got.numel() == self._given.numel() else self._given[..., some]
+        self._apart.append(_norm(given - got))
+        self._own.append(_norm(given))
 
     def value(self) -> float:
         """Of all blocks seen."""
@@ -112,9 +112,26 @@ class Departure:
 def departure(given: Tensor, got: Tensor) -> float:
     """‖given − got‖₂ / ‖given‖₂."""
     found = Departure(given)
-    for some in _blocks(given.shape[-1]):
-        found.see(some, got[..., some])
+    _show(got, found.see)
     return found.value()
+
+
+def _norm(z: Tensor) -> float:
+    """‖z‖₂: of one vector as its product with itself, which takes half the time of torch's norm if it is
+    short."""
+    if z.dim() != 1 or z.dtype.itemsize < 4:
+        return float(z.norm())
+    return sqrt(z.dot(z).item())
+
+
+def _show(whole: Tensor, seen: See) -> None:
+    """All of it, in blocks."""
+    size = whole.shape[-1]
+    if size <= BLOCK:
+        seen(slice(0, size), whole)
+        return
+    for some in _blocks(size):
+        seen(some, whole[..., some])
 
 
 def _blocks(size: int) -> Iterator[slice]:
@@ -147,14 +164,13 @@ def ordered_sum(
                 seen(some, block)
         return total
     if seen is not None:
-        for some in _blocks(total.shape[-1]):
-            seen(some, total[..., some])
+        _show(total, seen)
     return total
 
 
 def _small(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     """All terms as the rows of one array, which numpy adds up from the first to the last."""
-    rows = np.stack([value.numpy() for _, value in terms])
+    rows = np.array([value.numpy() for _, value in terms])
     rows *= np.array([weight for weight, _ in terms], rows.dtype)[:, np.newaxis]
     total = terms[0][1].new_empty(rows.shape[1])
     np.add.reduce(rows, axis=0, initial=0.0, out=total.numpy())

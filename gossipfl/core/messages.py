@@ -57,8 +57,7 @@ class Data(NamedTuple):
     payload: Vectors
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(NamedTuple):
     """The sender has decided to send nothing in this round (`none` on the wire); round `LAST` says
     goodbye."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gossipfl.core.aggregate import Row
 from gossipfl.core.codecs import Packing
@@ -36,6 +36,14 @@ class Phase(Enum):
     LEFT = auto()
 
 
+class Lane(NamedTuple):
+    """An edge in a round: its end here, what this node gives the peer, and whether its payload goes there."""
+
+    edge: Edge
+    weight: float
+    sends: bool
+
+
 class Course:
     """What a node's machine has. `row(t)` is its row of the mixing matrix in round t; `neighbors` all it will
     ever meet."""
@@ -61,6 +69,9 @@ class Course:
         self.work = Work(rule, row, terms)
         self._news = News(self._ends)
         self._row, self._rounds, self._length = row, rounds, rounds
+        self._here = Row(-1, ())  # of this round
+        self._lanes: tuple[Lane, ...] = ()  # of that row, in its order
+        self._awaited: Edge | None = None  # one of them, whose word was missing when last looked for
         self._waiting = Waiting(limits, self.edges, row)
         self._limited = limits.any
         self._resumed: Standing | None = None
@@ -139,6 +150,17 @@ class Course:
     def silent(self) -> tuple[int, ...]:
         """The neighbours whose word for the current round is still missing."""
         return self._ends.silent(self._row(self.round), self.round)
+
+    def _enter(self) -> Row:
+        """A round begins: its row and its edges, which stay as they are until it is closed."""
+        if self._detours is not None:
+            self._detours.turn()
+        row = self._row(self.round)
+        if row is not self._here:
+            receivers = frozenset(row.receivers)
+            lanes = (Lane(self.edges[j], row.weight(j), j in receivers) for j in row.active)
+            self._here, self._lanes, self._awaited = row, tuple(lanes), None
+        return row
 
     # ------------------------------------------------------------------ stopping and going on
 

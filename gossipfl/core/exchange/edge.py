@@ -70,14 +70,16 @@ class Edge:
     def decide(self, round: int, sends: bool = True) -> None:
         """Will this end send its payload of `round`? Not before everything open on the edge is settled, and
         only if an arc leads there (`sends`)."""
-        heard, unanswered, unacknowledged = self.heard, False, 0
+        self.plan = False
+        if not (sends and self.up and self.wanted):
+            return
+        heard, acked, unacknowledged = self.heard, self.acked, 0
         for t in self.out:
-            unanswered = unanswered or t > heard
-            unacknowledged += t > self.acked
-        refused = not self.arcs and heard >= round and round not in self.inbox
-        self.plan = (
-            sends and self.up and self.wanted and not (unanswered or unacknowledged >= WINDOW or refused)
-        )
+            if t > heard:  # unanswered
+                return
+            unacknowledged += t > acked
+        refused = heard >= round and not self.arcs and round not in self.inbox
+        self.plan = unacknowledged < WINDOW and not refused
 
     def emit(self, round: int, payload: Vectors, weight: float) -> Message:
         """The message of this round. A line that broke since the decision does not change it: it is sent
@@ -88,19 +90,14 @@ class Edge:
         self.out[round] = Sent(payload, weight)
         return Data(round, self.counted, payload)
 
-    def counts(self, round: int) -> bool:
-        """Both ends gave DATA for this round and both payloads are here (of an arc: the payload is)."""
-        if self.arcs:
-            return round in self.inbox
-        return round in self.inbox and round in self.out and not self.out[round].settled
-
     def settle(self, through: int) -> list[Flow]:
         """Take the pairs of payloads up to and including a round; each is counted once. Ascending rounds."""
         flows: list[Flow] = []
-        if not self.inbox:
-            return flows
-        for t in sorted([t for t in self.inbox if t <= through]):
-            theirs = self.inbox.pop(t)
+        inbox = self.inbox
+        for t in sorted(inbox) if len(inbox) > 1 else [*inbox]:
+            if t > through:
+                break
+            theirs = inbox.pop(t)
             if self.arcs:
                 flows.append(Flow(self.peer, t, theirs, self.owed.pop(t, None)))
                 continue
@@ -112,7 +109,9 @@ class Edge:
 
     def release(self, round: int) -> None:
         """The round is closed here: move `counted` on and let go of what the peer refused or has counted."""
-        self.counted = max(self.counted, min(self.heard, round))
+        through = self.heard if self.heard < round else round
+        if through > self.counted:
+            self.counted = through
         if self.out or self.arcs:
             self._drop(self.counted)
 
@@ -123,20 +122,24 @@ class Edge:
             self.owed[round] = payload
 
     def _drop(self, through: int) -> None:
+        out, acked = self.out, self.acked
         if self.arcs:
-            for t in [t for t in self.out if t <= self.acked]:
-                del self.out[t]
+            for t in [t for t in out if t <= acked]:
+                del out[t]
             for t in [t for t in self.owed if t <= self.heard and t not in self.inbox]:
                 del self.owed[t]
             return
-        for t in [t for t, s in self.out.items() if t <= through and (not s.settled or t <= self.acked)]:
-            del self.out[t]
+        for t in [*out]:
+            if t <= through and (t <= acked or not out[t].settled):
+                del out[t]
 
     # ---------------------------------------------------------------- messages
 
     def receive(self, message: Data | Nothing) -> bool:
         """Take a message in; False if it is one already heard."""
-        self.acked = max(self.acked, min(message.counted, self.sent))
+        acked = message.counted if message.counted < self.sent else self.sent
+        if acked > self.acked:
+            self.acked = acked
         if message.round <= self.heard:
             return False
         if isinstance(message, Data):

@@ -10,7 +10,7 @@ from gossipfl.core.events import Effect, Note, PeerDown, Received, Send
 from gossipfl.core.exchange.agree import differs
 from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.sessions import Sessions
-from gossipfl.core.messages import LAST, Data, Hello, Message, Nothing, Refuse, Welcome
+from gossipfl.core.messages import LAST, Hello, Message, Nothing, Refuse, Welcome
 
 #: What is told of a neighbour that has said goodbye before the last round.
 LEFT = "has left"
@@ -47,15 +47,6 @@ class Edges:
         active = set(row.active)
         return tuple(j for j, e in self.by_peer.items() if j in active and e.up and e.heard < round)
 
-    def wait(self, row: Row, round: int) -> bool:
-        """Is any word missing? As `silent`, which is asked for each message, but quicker."""
-        edges = self.by_peer
-        for j in row.active:
-            edge = edges[j]
-            if edge.up and edge.heard < round:
-                return True
-        return False
-
     def settled(self) -> bool:
         """After the last round: has everyone that lives all it was sent, and this end all it will get?"""
         # an arc's payload may come although nothing of this end's is out, until its sender has said goodbye
@@ -65,7 +56,12 @@ class Edges:
 
     def say(self, edge: Edge, message: Message) -> list[Effect]:
         """Send, if there is a line."""
-        return [Send(edge.peer, edge.session, message)] if edge.up and edge.session is not None else []
+        send = self.sending(edge, message)
+        return [] if send is None else [send]
+
+    def sending(self, edge: Edge, message: Message) -> Send | None:
+        """The same as one effect, or none."""
+        return Send(edge.peer, edge.session, message) if edge.up and edge.session is not None else None
 
     def spread(self, message: Message, heard_from: int = -1) -> list[Effect]:
         """Pass word on to all but the one it comes from."""
@@ -101,8 +97,8 @@ class Edges:
         edge = self.by_peer.get(event.peer)
         return edge if edge is not None and edge.up and edge.session == event.session else None
 
-    def hear(self, edge: Edge, message: Data | Nothing, more: bool) -> list[Effect]:
-        """Data or nothing of a round, and what to tell of it. more: there are rounds to come."""
+    def hear(self, edge: Edge, message: Nothing, more: bool) -> list[Effect]:
+        """Nothing of a round, or a goodbye, and what to tell of it. more: there are rounds to come."""
         done = edge.done
         edge.receive(message)
         # who says goodbye and counts nothing more has left; who is only ahead still takes things in

@@ -45,28 +45,31 @@ def own(payload: Vectors, packing: Packing) -> Own:
 class Intake(NamedTuple):
     """What counts in a round: the row of those that do, and what they sent, by node, as decoded.
 
-    late: payloads of earlier rounds that count now, decoded, their weights filled in. withheld: to whom the
-    own payload was not sent though an arc leads there.
+    late: payloads of earlier rounds that count now, decoded, their weights filled in. absent: the row's
+    neighbors of whom none arrived. withheld: to whom the own payload was not sent though an arc leads there,
+    where columns sum to one.
     """
 
     row: Row
     arrived: Mapping[int, Vectors]
     late: tuple[Flow, ...] = ()
+    absent: tuple[int, ...] = ()
     withheld: frozenset[int] = frozenset()
 
 
 def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]:
     """The mixed payload: what is missing is weighed as its sender or this node keeps it, what is late enters
     too. And how far its first part is from the own one, where mixing it has told that."""
-    row = intake.row
-    missing = frozenset(j for j in row.neighbors if j not in intake.arrived)
-    row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
+    row, arrived = intake.row, intake.arrived
+    if intake.absent or intake.withheld:
+        missing = frozenset(intake.absent)
+        row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
     if terms.reweigh is not None and terms.score is not None:
-        row = _by_score(row, mine, intake.arrived, terms.reweigh, terms.score)
-    mixed = []
+        row = _by_score(row, mine, arrived, terms.reweigh, terms.score)
+    mixed, own = [], row.node
     apart = None if intake.late or terms.packing.lossy or not mine.sent else Departure(mine.sent[0])
     for k, value in enumerate(mine.sent):
-        parts = [(w, value if j == row.node else intake.arrived[j][k]) for j, w in row.weights]
+        parts = [(w, value if j == own else arrived[j][k]) for j, w in row.weights]
         room = None if terms.room is None else terms.room(value)
         total = ordered_sum(parts, room, None if apart is None or k else apart.see)
         for flow in intake.late:

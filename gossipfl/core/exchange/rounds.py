@@ -15,7 +15,7 @@ What a node has of all this, and what it says of it to whoever drives it, is in 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gossipfl.core.events import (
     Begin,
@@ -61,17 +61,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Phase", "Rounds"]
 
+#: Asked for with every message, and an enum looks its members up by name each time.
+WAITING: Final = Phase.WAITING
+
 
 class Rounds(Course):
     """A node's machine: what happens to it, and what it does then."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._waiting.now = now
+        if isinstance(event, Received):  # nearly all of them
+            return self._received(event)
         match event:
             case Stepped():
                 return self._stepped(event)
-            case Received():
-                return self._received(event)
             case Lost(nodes):
                 if self._detours is not None:
                     self._detours.lost(nodes, self._said)
@@ -112,10 +115,11 @@ class Rounds(Course):
         if not standing.decided or self.round >= self.rounds:
             return self._open_round(x)
         self.phase, self.work.x = Phase.TRAINING, x
-        known, row = {kept.peer for kept in standing.edges}, self._row(self.round)
-        for j in row.active:
-            if j not in known:
-                self.edges[j].decide(self.round, j in row.receivers)
+        known = {kept.peer for kept in standing.edges}
+        self._enter()
+        for edge, _, sends in self._lanes:
+            if edge.peer not in known:
+                edge.decide(self.round, sends)
         return self._emit(x, x, 1.0, known) if self.work.rule.early else []
 
     def _open_round(self, x: Tensor) -> list[Effect]:
@@ -125,11 +129,9 @@ class Rounds(Course):
         self.phase, self.work.x, self.work.after = Phase.TRAINING, x, None
         if self.resets.due(self.round):
             self.work.begin(x, self.round)
-        if self._detours is not None:
-            self._detours.turn()
-        row = self._row(self.round)
-        for j in row.active:
-            self.edges[j].decide(self.round, j in row.receivers)
+        row = self._enter()
+        for edge, _, sends in self._lanes:
+            edge.decide(self.round, sends)
         effects = self._waiting.open(row, self.round) if self._limited else []
         return effects + self._emit(x, x, 1.0) if self.work.rule.early else effects
 
@@ -137,12 +139,13 @@ class Rounds(Course):
         """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
         if not self.work.emit(x, after, self.round, ratio):
             return []
-        row, effects = self._row(self.round), list[Effect]()
-        for j in row.active:
-            if j not in told:
-                edge = self.edges[j]
-                message = edge.emit(self.round, self.work.outgoing(row, j), row.weight(j))
-                effects += self._ends.say(edge, message)
+        effects: list[Effect] = []
+        for edge, weight, _ in self._lanes:
+            if edge.peer not in told:
+                message = edge.emit(self.round, self.work.outgoing(self._here, edge.peer), weight)
+                send = self._ends.sending(edge, message)
+                if send is not None:
+                    effects.append(send)
         return effects
 
     def _stepped(self, event: Stepped) -> list[Effect]:
@@ -150,34 +153,44 @@ class Rounds(Course):
             raise LocalProtocolError(f"Stepped in phase {self.phase.name}")
         self.work.x, self.work.after = event.x, event.after
         ratio = 1.0 if self.round == self.resets.last else event.ratio
-        effects = [] if self.work.rule.early else self._emit(event.x, event.after, ratio)
-        self.work.turn(self.round, ratio)
+        effects: list[Effect] = []
+        if self.work.rule.early:
+            self.work.turn(self.round, ratio)
+        else:
+            effects = self._emit(event.x, event.after, ratio)
         self.phase = Phase.WAITING
-        self._waiting.trained()
-        return effects + self._close_if_ready()
+        if self._limited:
+            self._waiting.trained()
+        return self._close(effects) if self._ready() else effects
 
     def _close_if_ready(self) -> list[Effect]:
-        return self._close() if self.phase is Phase.WAITING and self._ready() else []
+        return self._close([]) if self.phase is WAITING and self._ready() else []
 
     def _ready(self) -> bool:
         if not self.work.own.payload:
             return True
-        row = self._row(self.round)
+        round, awaited = self.round, self._awaited
         if self._limited:
-            return self._waiting.enough(row, self.round)
-        return not self._ends.wait(row, self.round)
+            return self._waiting.enough(self._here, round)
+        if awaited is not None and awaited.up and awaited.heard < round:
+            return False  # who was missing when this was asked last still is
+        for edge, _, _ in self._lanes:
+            if edge.up and edge.heard < round:
+                self._awaited = edge
+                return False
+        return True
 
-    def _close(self) -> list[Effect]:
-        row, round = self._row(self.round), self.round
-        intake = self.work.take(self.edges, row, round, self.resets.last)
-        adopt = self.work.absorb(intake)
-        effects: list[Effect] = [adopt]
-        if self.work.own.payload:
-            absent = [j for j in row.neighbors if j not in intake.arrived]
-            effects += [Note("skip", j, round=round) for j in absent if self.edges[j].wanted]
-            if self.work.terms.arcs and not self.work.terms.columns:
-                for j in absent:
-                    self.edges[j].owe(round, self.work.own.coded)
+    def _close(self, effects: list[Effect]) -> list[Effect]:
+        """Close the round, and open the next; added to effects."""
+        work, row, round = self.work, self._here, self.round
+        intake = work.take(self.edges, row, round, self.resets.last)
+        adopt = work.absorb(intake)
+        effects.append(adopt)
+        if work.own.payload:
+            effects += [Note("skip", j, round=round) for j in intake.absent if self.edges[j].wanted]
+            if work.terms.arcs and not work.terms.columns:
+                for j in intake.absent:
+                    self.edges[j].owe(round, work.own.coded)
             if self._limited:
                 effects += self._waiting.close(row, round)
         effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
@@ -185,8 +198,9 @@ class Rounds(Course):
             edge.release(round)
         effects += self._advance()
         if self.round < self._end:
-            self.work.let_go()
-        return effects + self._open_round(adopt.x)
+            work.let_go()
+        effects += self._open_round(adopt.x)
+        return effects
 
     def _advance(self) -> list[Effect]:
         """On to the next round, or to that of the peers, if they went on while this node was away or slow: a
@@ -195,7 +209,7 @@ class Rounds(Course):
         self.round = max(last + 1, min(self._goal, self._end))
         if self._limited:
             self.round = max(self.round, self._waiting.onward(last, self._end))
-        return self._ends.skip(self._row, last, self.round)
+        return self._ends.skip(self._row, last, self.round) if self.round > last + 1 else []
 
     # ------------------------------------------------------------------ leaving
 
@@ -232,10 +246,11 @@ class Rounds(Course):
     # ------------------------------------------------------------------ messages
 
     def _received(self, event: Received) -> list[Effect]:
-        match event.message:
-            case Data(round) if round >= self._length:
-                return [Note("rejected", event.peer, f"a payload of round {round + 1} of {self._length}")]
-            case Data() | Nothing() as message:
+        message = event.message
+        if isinstance(message, Data):  # nearly all of them
+            return self._data(event, message)
+        match message:
+            case Nothing():
                 edge = self._ends.open(event)
                 if edge is None:
                     return []
@@ -247,16 +262,29 @@ class Rounds(Course):
             case Reset(round):
                 return self._news.reset(round, self.round, event.peer)
             case Welcome() | Hello():
-                return self._greeted(event, event.message)
+                return self._greeted(event, message)
             case Refuse(_, reason):
                 self._ends.refused = reason
                 return [Note("refused", event.peer, reason)]
             case Ask() | Answer() | Decline() | Push() | Want() | Model():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
+    def _data(self, event: Received, data: Data) -> list[Effect]:
+        if data.round >= self._length:
+            return [Note("rejected", event.peer, f"a payload of round {data.round + 1} of {self._length}")]
+        edge = self._ends.open(event)
+        if edge is None:
+            return []
+        if self._limited:
+            self._waiting.word(edge, data)
+        edge.receive(data)
+        return self._go()
+
     def _go(self) -> list[Effect]:
         """Something has come in, or somebody is not waited for any more."""
-        return self._leave() if self.phase is Phase.LEAVING else self._close_if_ready()
+        if self.phase is WAITING:
+            return self._close([]) if self._ready() else []
+        return self._leave() if self.phase is Phase.LEAVING else []
 
     def _greeted(self, event: Received, hello: Hello) -> list[Effect]:
         self._meet(event.peer)

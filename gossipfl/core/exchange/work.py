@@ -3,7 +3,7 @@ brings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gossipfl.core.aggregate import Row
 from gossipfl.core.events import Adopt
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: What no round was made of.
+NOTHING: Final[tuple[State, Intake]] = ((), Intake(Row(0, ()), {}))
+
+
 class Work:
     """What one node has of its rule."""
 
@@ -29,7 +33,9 @@ class Work:
         self.after: Tensor | None = None
         self._row = row
         self._turn = Turn(0, 1.0)
-        self._last: tuple[State, Intake] = ((), Intake(Row(0, ()), {}))  # what the last round was made of
+        self._last = NOTHING  # what the last round was made of
+        # Is the first part of what is sent a model, which the mean of it may be compared with?
+        self._compares = bool(rule.sends) and not rule.per_link and rule.sends[0].kind == "vector"
 
     def link(self, x: Tensor) -> None:
         """The edges, for a rule that has a payload for each."""
@@ -72,14 +78,17 @@ class Work:
         """Everything that counts when a round closes. What is older than `since` has no part in what began
         anew there."""
         arrived, late = dict[int, Vectors](), list[Flow]()
-        for edge in edges.values():
+        for peer, edge in edges.items():
             for flow in edge.settle(round):
                 if flow.round == round:
-                    arrived[flow.peer] = self.decoded(flow.theirs)
+                    arrived[peer] = self.decoded(flow.theirs)
                 elif flow.round >= since:
                     late.append(self.late(flow))
+        absent = tuple([j for j in row.neighbors if j not in arrived])
+        if not self.terms.columns:
+            return Intake(row, arrived, tuple(late), absent)
         withheld = frozenset(j for j in row.receivers if not edges[j].plan)
-        return Intake(row, arrived, tuple(late), withheld)
+        return Intake(row, arrived, tuple(late), absent, withheld)
 
     def absorb(self, intake: Intake) -> Adopt:
         """Close the round with what counts in it."""
@@ -99,7 +108,7 @@ class Work:
 
     def let_go(self) -> None:
         """The last round will not be asked for again: let go of what was received."""
-        self._last = ((), Intake(Row(0, ()), {}))
+        self._last = NOTHING
 
     def _absorb(self) -> tuple[Adopt, State]:
         """What comes of the last round's intake."""
@@ -113,6 +122,6 @@ class Work:
             box, apart = inbox(self.terms, self.own, intake)
         x, state = self.rule.absorb(state, self.x, self.after, box, self._turn)
         given, got = self.own.payload, box.mixed
-        if self.rule.sends and (per_link or self.rule.sends[0].kind != "vector"):
+        if self.rule.sends and not self._compares:
             given, got, apart = (self.after,), (x,), None
-        return Adopt(self._turn.round, x, given, got, tuple(sorted(intake.arrived)), apart), state
+        return Adopt(self._turn.round, x, given, got, tuple(intake.arrived), apart), state
