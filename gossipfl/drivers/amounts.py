@@ -39,12 +39,8 @@ class Amounts:
 
     def __init__(self, value: float | str, seed: int, what: int) -> None:
         self.spread = spread(value)
+        self.fixed = self.spread.kind == "constant"  # is it one number throughout?
         self._seed, self._what = seed, what
-
-    @property
-    def fixed(self) -> bool:
-        """Is it one number throughout?"""
-        return self.spread.kind == "constant"
 
     def draw(self, *keys: int) -> float:
         """The amount for some keys; not of a file."""

@@ -100,7 +100,8 @@ class Simulation(Travels):
         self.travellers = self._nodes
         restarts = any(fault.kind in ("kill", "restart") for fault in plan.config.fault)
         self._every = plan.config.swarm.checkpoint_every if restarts else 0
-        steps = plan.n * plan.rounds * max(1, plan.config.algorithm.local_steps)
+        self._steps = max(1, plan.config.algorithm.local_steps)  # of a local phase
+        steps = plan.n * plan.rounds * self._steps
         self._abreast = None if restarts else abreast([node.learner for node in self._nodes], steps)
         self._training: dict[Hashable, list[int]] = {}  # by kind, the phases begun and not computed
 
@@ -174,8 +175,7 @@ class Simulation(Travels):
     def _train(self, i: int, now: float) -> None:
         """Start the local phase of node i's round."""
         node = self._nodes[i]
-        steps = max(1, self.plan.config.algorithm.local_steps)
-        seconds = self.network.compute(i, node.rounds, steps) + self.network.hiccup(i, node.rounds)
+        seconds = self.network.compute(i, node.rounds, self._steps) + self.network.hiccup(i, node.rounds)
         node.train_s = self.seconds(i, seconds)
         if self._abreast is not None:
             self._training.setdefault(self._abreast.kind(i, node.rounds), []).append(i)
@@ -215,9 +215,10 @@ class Simulation(Travels):
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
         for effect in effects:
+            if isinstance(effect, Send):  # nearly all of them
+                self.send(i, effect, now)
+                continue
             match effect:
-                case Send():
-                    self.send(i, effect, now)
                 case Adopt():
                     self._adopt(i, effect, now)
                 case Shift(delta):
@@ -249,23 +250,24 @@ class Simulation(Travels):
         node.x = node.model = adopt.x
         node.rounds += 1
         self._end = max(self._end, now)
-        fields = round_fields(adopt, node.phase, len(adopt.counted))
-        sent, received = node.sent_bytes - node.told[0], node.received_bytes - node.told[1]
-        node.told = (node.sent_bytes, node.received_bytes)
-        self._tell(
-            i,
-            "round",
-            node.rounds,
-            now,
-            **fields,
-            train_s=node.train_s,
-            wait_s=now - node.stepped_at,
-            mix_s=0.0,
-            sent_bytes=sent,
-            received_bytes=received,
+        before, node.told = node.told, (node.sent_bytes, node.received_bytes)
+        self.watch(
+            {
+                "node": i,
+                "name": self._names[i],
+                "round": node.rounds,
+                "time": now,
+                "kind": "round",
+                **round_fields(adopt, node.phase, len(adopt.counted)),
+                "train_s": node.train_s,
+                "wait_s": now - node.stepped_at,
+                "mix_s": 0.0,
+                "sent_bytes": node.sent_bytes - before[0],
+                "received_bytes": node.received_bytes - before[1],
+            }
         )
         every, rounds = self.plan.config.swarm.eval_every, node.machine.rounds
-        values = self._evaluate(i, [node.rounds] if due(node.rounds, every, rounds) else [], now)
+        values = self._evaluate(i, [node.rounds], now) if due(node.rounds, every, rounds) else {}
         if node.vigil is not None and node.vigil.enough(now - self.begun, values):
             round = max(node.rounds, node.machine.round)  # where its neighbours are, if it has been away
             self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, round)), now), now)

@@ -23,9 +23,9 @@ Watch = Callable[[Record], None]
 
 Happening = Event | Callable[[float], None] | None
 _Parcel = tuple[int, Received | PeerDown, int]  # to whom, what, bytes of payload
-Due = tuple[float, int, int, Happening, int]
-"""When, in which order of those at one time, at which node, what (None: a step ends); and which turn the step
-is, or how many bytes of payload a message has."""
+Due = tuple[int, Happening, int]
+"""At which node, what (None: a step ends); and which turn the step is, or how many bytes of payload a message
+has."""
 
 
 @dataclass(slots=True)
@@ -76,10 +76,15 @@ class World:
         self._uplinks = [Uplink[_Parcel](rate) if rate != math.inf else None for rate in rates]
         self.begun = 0.0
         self.travellers: Sequence[Traveller] = ()  # by node; of whoever inherits this
-        self._heap: list[Due] = []
+        # What is put at one time in a row lies in one list: nodes that are alike do much at the same time.
+        self._heap: list[tuple[float, int, list[Due]]] = []  # time, which of those at that time, what
         self._order = 0
+        self._newest: tuple[float, list[Due]] = (math.nan, [])  # what is put now may join that
+        self._now, self._dues, self._done = 0.0, list[Due](), 0  # what happens at this time, and how much has
         self.live = plan.n  # nodes that are neither done nor lost
         self.faulty = self.absences.any or bool(plan.config.fault)  # may lines break?
+        # Does a message go straight onto its line, and arrive when it comes out there?
+        self._straight = not (plan.config.fault or self.network.queues or any(self._uplinks))
         self.lines: dict[tuple[int, int], Line] = {(i, j): Line(i, j) for i, j in plan.edges()}
         self.around: list[list[Line]] = [[] for _ in range(plan.n)]
         for line in self.lines.values():
@@ -109,9 +114,14 @@ class World:
     # ------------------------------------------------------------------ time
 
     def put(self, at: float, node: int, what: Happening, turn: int = 0) -> None:
-        """Something happens at a node."""
-        self._order += 1
-        heappush(self._heap, (at, self._order, node, what, turn))
+        """Something happens at a node, after all that has been put at the same time before."""
+        time, dues = self._newest
+        if at != time:
+            dues = []
+            self._order += 1
+            self._newest = at, dues
+            heappush(self._heap, (at, self._order, dues))
+        dues.append((node, what, turn))
 
     def dial_all(self) -> None:
         """Every edge's lower end dials at the start."""
@@ -127,29 +137,35 @@ class World:
     @property
     def going(self) -> bool:
         """Is there anything left to happen, and anybody whom it may concern?"""
-        return bool(self._heap) and (self.live > 0 or not self.faulty)
+        return (self._done < len(self._dues) or bool(self._heap)) and (self.live > 0 or not self.faulty)
 
     def pop(self) -> float:
         """Let the next thing happen; its time."""
-        now, _, i, what, turn = heappop(self._heap)
-        if what is None:
-            node = self.travellers[i]
-            if turn == node.turn and not node.away:
-                node.due = None
-                self.ended(i, now)
-        elif type(what) is Received:
+        if self._done == len(self._dues):
+            if self._newest[1] is self._dues:
+                self._newest = math.nan, []
+            self._now, _, self._dues = heappop(self._heap)
+            self._done = 0
+        i, what, turn = self._dues[self._done]
+        self._done += 1
+        if type(what) is Received:
             if not self.faulty or self.stands(i, what):
                 node = self.travellers[i]
                 node.received_bytes += turn
                 if node.away:
                     node.mail.append(what)
                 else:
-                    self.hear(i, what, now)
+                    self.hear(i, what, self._now)
+        elif what is None:
+            node = self.travellers[i]
+            if turn == node.turn and not node.away:
+                node.due = None
+                self.ended(i, self._now)
         elif callable(what):
-            what(now)
+            what(self._now)
         else:
-            self._arrive(i, what, now)
-        return now
+            self._arrive(i, what, self._now)
+        return self._now
 
     def _arrive(self, i: int, event: Event, now: float) -> None:
         node = self.travellers[i]
@@ -179,14 +195,18 @@ class World:
 
     def send(self, i: int, send: Send, now: float) -> None:
         """A message goes out, and is on its way."""
-        node, message = self.travellers[i], send.message
+        peer, session, message = send
         size = self.size(message)
         if size:
+            node = self.travellers[i]
             node.sent_bytes += size
             node.sent_messages += 1
-        event = Received(i, send.session, message)
-        for _ in range(self.copies(send.peer, event, now)):
-            self.leave_for(send.peer, event, size, now)
+        event = Received(i, session, message)
+        if self._straight:
+            self.put(self.network.arrival(i, peer, now, size)[0], peer, event, size)
+            return
+        for _ in range(self.copies(peer, event, now)):
+            self.leave_for(peer, event, size, now)
 
     def copies(self, peer: int, event: Received, now: float) -> int:
         """How many times a message that is sent to a node goes out."""

@@ -58,6 +58,8 @@ class Work(NamedTuple):
 
 def alone(learner: Learner, x: Tensor, round: int) -> Made:
     """A phase by a node's own learner."""
+    if learner.still:
+        return Made(x, learner.phase(round))
     learner.load(x)
     phase = learner.phase(round)
     return Made(learner.vector.clone(), phase)

@@ -97,6 +97,8 @@ class VectorLearner:
         self.target, self.descent = target, descent
 
     def phase(self, round: int) -> Phase:
+        if self.still:
+            return Phase(0.0, self.descent.ratio(round), 0)
         return drain(self.steps(round))
 
     def steps(self, round: int) -> Steps:
