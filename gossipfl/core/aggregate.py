@@ -6,13 +6,15 @@ product with sorted columns gives, so that one node and the whole graph as a mat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import exp, hypot, isfinite, sqrt
+from math import exp, isfinite, sqrt
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse._sparsetools import csr_matvecs
 
 from gossipfl import plugin
 from gossipfl.errors import ConfigError, Problem
@@ -23,16 +25,16 @@ if TYPE_CHECKING:
 Reweigh = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
 """(weights of a row, the models' losses on this node's validation data) -> weights, in the row's order."""
 
-See = Callable[[slice, "Tensor"], None]
-"""Is shown a block of a vector: where it is, and its numbers."""
+Array = NDArray[np.floating]
 
 #: The smallest normal number of float32: what is shorter than this is as good as 0.
 TINY: Final = 2.0**-126
 #: Elements summed at a time: a block of every payload stays in cache while it is added (measured on 5M
 #: float32).
 BLOCK = 131_072
-#: Elements up to which a call costs more than its arithmetic: numpy's cost less, and need no call a term.
-SMALL = 16_384
+#: Elements up to which a call costs more than its arithmetic: all terms are the rows of one array then, which
+#: numpy adds up from the first to the last.
+SMALL = 8_192
 
 
 @dataclass(frozen=True)
@@ -95,102 +97,102 @@ class Departure:
     difference never leaves the cache."""
 
     def __init__(self, given: Tensor) -> None:
-        self._given = given
-        self._apart, self._own = list[float](), list[float]()
+        self._given = _array(given)
+        self._difference = np.empty(min(BLOCK, self._given.size), self._given.dtype)
+        self._apart = self._own = 0.0
 
-    def see(self, some: slice, got: Tensor) -> None:
-        """The block `some` of what was got."""
-        given = self._given if got.numel() == self._given.numel() else self._given[..., some]
-        self._apart.append(_norm(given - got))
-        self._own.append(_norm(given))
+    def see(self, begin: int, got: Array) -> None:
+        """A block of what was got, from element `begin` on."""
+        given = self._given
+        if got.size < given.size:
+            given = given[begin : begin + got.size]
+        difference = np.subtract(given, got, out=self._difference[: got.size])
+        self._apart += float(np.dot(difference, difference))
+        self._own += float(np.dot(given, given))
 
     def value(self) -> float:
         """Of all blocks seen."""
-        return hypot(*self._apart) / max(hypot(*self._own), TINY)
+        return sqrt(self._apart) / max(sqrt(self._own), TINY)
 
 
 def departure(given: Tensor, got: Tensor) -> float:
     """‖given − got‖₂ / ‖given‖₂."""
     found = Departure(given)
-    _show(got, found.see)
+    _show(_array(got), found)
     return found.value()
 
 
-def _norm(z: Tensor) -> float:
-    """‖z‖₂: of one vector as its product with itself, which takes half the time of torch's norm if it is
-    short."""
-    if z.dim() != 1 or z.dtype.itemsize < 4:
-        return float(z.norm())
-    return sqrt(z.dot(z).item())
+def _show(got: Array, seen: Departure) -> None:
+    for begin in range(0, got.size, BLOCK):
+        seen.see(begin, got[begin : begin + BLOCK])
 
 
-def _show(whole: Tensor, seen: See) -> None:
-    """All of it, in blocks."""
-    size = whole.shape[-1]
-    if size <= BLOCK:
-        seen(slice(0, size), whole)
-        return
-    for some in _blocks(size):
-        seen(some, whole[..., some])
-
-
-def _blocks(size: int) -> Iterator[slice]:
-    for begin in range(0, size, BLOCK):
-        yield slice(begin, begin + BLOCK)
+def _array(value: Tensor) -> Array:
+    """All elements in a row; of bfloat16, which numpy does not know, as float32. No copy of what lies so."""
+    array: Array
+    if value.dim() == 1 and value.dtype.itemsize >= 4 and value.device.type == "cpu":
+        array = value.numpy()  # nothing in between: another tensor costs ten times as much
+    else:
+        wide = value if value.dtype.itemsize >= 4 else value.float()
+        array = wide.cpu().reshape(-1).numpy()
+    return array
 
 
 def ordered_sum(
-    terms: Sequence[tuple[float, Tensor]], into: Tensor | None = None, seen: See | None = None
+    terms: Sequence[tuple[float, Tensor]], into: Tensor | None = None, seen: Departure | None = None
 ) -> Tensor:
     """sum of weight * value in the order given, from +0.0; of bfloat16 in float32, rounded once.
 
     into: memory of the values' shape and dtype that takes the sum, and is none of the values; None: new.
-    seen: is shown the sum of vectors `[d]` block by block, while it is in the cache.
+    seen: is shown the sum block by block, while it is in the cache.
     """
     like = terms[0][1]
     if like.dtype.itemsize < 4:
         wide = ordered_sum([(weight, value.float()) for weight, value in terms])
         total = wide.to(like.dtype) if into is None else into.copy_(wide)
-    elif like.dim() == 1 and like.numel() <= SMALL and like.device.type == "cpu":
-        total = _small(terms) if into is None else into.copy_(_small(terms))
-    elif like.dim() != 1 or like.numel() <= BLOCK:
-        total = _summed(terms) if into is None else _sum_into(into, terms)
+    elif like.device.type != "cpu":
+        total = _on_device(terms) if into is None else into.copy_(_on_device(terms))
     else:
-        total = like.new_empty(like.shape) if into is None else into
-        for some in _blocks(total.numel()):
-            block = total[some]
-            _sum_into(block, [(weight, value[some]) for weight, value in terms])
-            if seen is not None:
-                seen(some, block)
+        shape = like.numel() if like.dim() == 1 else like.shape  # a number is read ten times as quickly
+        total = like.new_empty(shape) if into is None else into
+        _sum_into(_array(total), [(weight, _array(value)) for weight, value in terms], seen)
         return total
     if seen is not None:
-        _show(total, seen)
+        _show(_array(total), seen)
     return total
 
 
-def _small(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """All terms as the rows of one array, which numpy adds up from the first to the last."""
-    rows = np.array([value.numpy() for _, value in terms])
-    rows *= np.array([weight for weight, _ in terms], rows.dtype)[:, np.newaxis]
-    total = terms[0][1].new_empty(rows.shape[1])
-    np.add.reduce(rows, axis=0, initial=0.0, out=total.numpy())
-    return total
+#: One row with one entry, in the first column.
+_ROW: Final = (np.array([0, 1], np.int32), np.array([0], np.int32))
 
 
-def _summed(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """All at once. Only a sum whose every term is -0.0 tells whether it began at +0.0: adding that at the end
-    gives the same."""
-    (weight, value), *rest = terms
-    total = value * weight
-    for weight, value in rest:
-        total += value * weight
-    total += 0.0
-    return total
+def _sum_into(total: Array, terms: Sequence[tuple[float, Array]], seen: Departure | None) -> None:
+    """Only a sum whose every term is -0.0 tells whether it began at +0.0: adding that at the end gives the
+    same. scipy's sparse product adds a term without memory of its own for it, one multiply and one add an
+    element (a test holds it to that)."""
+    if total.size <= SMALL:
+        rows = np.array([value for _, value in terms])
+        rows *= np.array([weight for weight, _ in terms], rows.dtype)[:, np.newaxis]
+        np.add.reduce(rows, axis=0, initial=0.0, out=total)
+        if seen is not None:
+            seen.see(0, total)
+        return
+    (first, value), *rest = terms
+    ends, columns = _ROW
+    weights = [np.array([weight], total.dtype) for weight, _ in rest]
+    for begin in range(0, total.size, BLOCK):
+        block = total[begin : begin + BLOCK]
+        np.multiply(value[begin : begin + BLOCK], first, out=block)
+        for weight, (_, other) in zip(weights, rest, strict=True):
+            csr_matvecs(1, 1, block.size, ends, columns, weight, other[begin : begin + BLOCK], block)
+        block += 0.0
+        if seen is not None:
+            seen.see(begin, block)
 
 
-def _sum_into(total: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """The same in memory that is there."""
-    total.zero_()
+def _on_device(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The same on a device."""
+    total = terms[0][1].new_zeros(terms[0][1].shape)
     for weight, value in terms:
         total += value * weight
     return total

@@ -86,7 +86,7 @@ def test_a_sum_into_memory_has_the_bits_of_one_into_new(size: int, dtype: torch.
     terms = list(zip((0.25, 0.5, 0.25), values, strict=True))
     into, seen = torch.full((size,), torch.nan, dtype=dtype), Departure(values[1])
 
-    total = ordered_sum(terms, into, seen.see)
+    total = ordered_sum(terms, into, seen)
 
     assert total is into
     assert bits(total) == bits(ordered_sum(terms)) == bits(plain(terms))

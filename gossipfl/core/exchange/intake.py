@@ -71,7 +71,7 @@ def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]
     for k, value in enumerate(mine.sent):
         parts = [(w, value if j == own else arrived[j][k]) for j, w in row.weights]
         room = None if terms.room is None else terms.room(value)
-        total = ordered_sum(parts, room, None if apart is None or k else apart.see)
+        total = ordered_sum(parts, room, None if k else apart)
         for flow in intake.late:
             if terms.columns:
                 total += flow.theirs[k] * (flow.weight or 0.0)
