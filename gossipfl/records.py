@@ -49,6 +49,17 @@ def to_json(value: Mapping[str, object]) -> str:
         return _encode(_plain(value))
 
 
+def _numbers(values: Mapping[str, object]) -> str | None:
+    """JSON of names and numbers, without its braces, each after a comma: what rounds are told in. None: there
+    are other values, or such as JSON has no word for."""
+    text = ""
+    for name, value in values.items():
+        if type(value) is not int and not (type(value) is float and math.isfinite(value)):
+            return None
+        text += f',"{name}":{value!r}'
+    return text
+
+
 class Recorder:
     """Writes the records of one node to `path`, creating its folder; an existing file is continued.
 
@@ -90,8 +101,10 @@ class Recorder:
         """Add one record; `time` is in seconds since the start. Outside the `with` it is dropped."""
         if self._file is None or self.failed:
             return
-        rest = to_json({"round": round, "time": float(f"{time:.6f}"), "kind": kind} | fields)
-        line = f"{self._head},{rest[1:]}\n"
+        rest = _numbers(fields)
+        if rest is None:
+            rest = f",{to_json(fields)[1:-1]}"
+        line = f'{self._head},"round":{round},"time":{float(f"{time:.6f}")!r},"kind":"{kind}"{rest}}}\n'
         self._held.append(line)
         self._size += len(line)
         if self._size > _FLUSH_AT:

@@ -189,7 +189,7 @@ class Connected:
 
     def _handle(self, event: Event) -> None:
         t0 = time.monotonic()
-        self._do(self.machine.handle(event, self.now))
+        self._do(self.machine.handle(event, t0 - self._epoch))
         self._mix_s += time.monotonic() - t0
 
     def _do(self, effects: Sequence[Effect]) -> None:
@@ -248,23 +248,27 @@ class Connected:
         for down in () if self._meddling is None else self._meddling.downs():
             self._handle(down)
             timeout = 0.0
-        t0 = time.monotonic()
-        pause = self._around.pause()
+        before = time.monotonic()
+        pause = self._around.pause(before)
         events = self.transport.poll(pause if timeout is None else min(timeout, pause))
-        self._wait_s += time.monotonic() - t0
-        if events and isinstance(self.machine, Rounds) and self._around.woke():
-            self.machine.follow()
-        self._happen(events)
-        for down in self._around.look(self.transport):
-            self._handle(down)
-        self._listen()
+        now = time.monotonic()
+        self._wait_s += now - before
+        if events:
+            if self._around.woke(now) and isinstance(self.machine, Rounds):
+                self.machine.follow()
+            self._happen(events)
+        if not self._around.pause(now):
+            for down in self._around.look(self.transport):
+                self._handle(down)
+        if self.transport.told:
+            self._listen()
 
     def _happen(self, events: Sequence[Event | Note]) -> None:
         """Something has come, or changed, on the lines."""
         for event in events:
             if isinstance(event, Note):
                 self._note(event)
-            elif isinstance(event, Received) and isinstance(event.message, Want | Model):
+            elif isinstance(event, Received) and isinstance(event.message, (Want, Model)):
                 self._lend(event)
             else:
                 self._handle(event)
@@ -309,6 +313,7 @@ class Connected:
 
     def _listen(self) -> None:
         """What has been told over the control line."""
+        self.transport.told = False
         while self._has_word():
             try:
                 word = json.loads(self._control.recv_bytes())

@@ -52,13 +52,13 @@ class Neighborhood:
         """Seconds between two own beats."""
         return self._members.terms.beat
 
-    def pause(self) -> float:
+    def pause(self, now: float) -> float:
         """Seconds until the next look is due."""
-        return max(0.0, self._due - time.monotonic())
+        return max(0.0, self._due - now)
 
-    def woke(self) -> bool:
+    def woke(self, now: float) -> bool:
         """Has this node not run for so long, since the last call, that others may have gone on without it?"""
-        lost = self.health.lost(time.monotonic())
+        lost = self.health.lost(now)
         away, self._lost = lost - self._lost, max(lost, self._lost)
         return away > self._members.terms.suspect - self.beat * LAPSE
 
@@ -100,7 +100,7 @@ class Neighborhood:
             if sign.silence > self.beat:  # what this thread has not read yet may have come all the same
                 idle = transport.idle(peer, session)
                 if idle is not None and idle < sign.silence:
-                    self.signs.word(peer, idle)
+                    self.signs.word(peer, self.signs.now() - idle)
                     sign = sign._replace(silence=idle)
             signs[peer] = sign
         self._lines = lines

@@ -100,7 +100,6 @@ class Node(Connected):
         """All rounds. Raises TrainingDiverged with the parameters back at the last round's."""
         self._begin()
         while self.rounds < self.machine.rounds:
-            self._listen()
             self._round(self.rounds)
         self.ended = self.now
 
@@ -176,10 +175,10 @@ class Node(Connected):
             raise TrainingDiverged(self._name, self.rounds + 1, what)
         self.keeper.at(self.rounds + 1, training=False)
         self._wait_s = self._mix_s = 0.0
-        if not self._around.pause():  # it may wait for nobody, and so never look who is there
+        if not self._around.pause(time.monotonic()):  # it may wait for nobody, and so never look or listen
             self._turn(0.0)
         # Memory that the learner can leave is given away as it is: what is sent of it is not written again.
-        after = self.learner.vector.detach() if self.learner.movable else self._copy()
+        after = self.learner.vector if self.learner.movable else self._copy()
         self._handle(Stepped(x, after, phase.ratio))
         self._complained = time.monotonic()
         while self._adopted is None:
@@ -221,6 +220,8 @@ class Node(Connected):
 
     def _tell_made(self) -> None:
         """Tell whoever lets faults happen of a round for which one waits."""
+        if not self._awaited:
+            return
         for round in sorted(round for round in self._awaited if round <= self.rounds):
             self._awaited.discard(round)
             self.say({"made": round})

@@ -93,7 +93,8 @@ class VectorLearner:
 
     def __init__(self, start: Tensor, target: Tensor, descent: Descent) -> None:
         self.point = Point(start)
-        self.x = self.vector = self.point.x.data
+        self._parameter = self.point.x
+        self.x = self.vector = self._parameter.data
         self.target, self.descent = target, descent
 
     def phase(self, round: int) -> Phase:
@@ -122,8 +123,7 @@ class VectorLearner:
         return True
 
     def move(self, x: Tensor) -> None:
-        self.point.x.data = x
-        self.x = self.vector = self.point.x.data
+        self._parameter.data = self.x = self.vector = x
 
     @property
     def still(self) -> bool:

@@ -23,9 +23,10 @@ from gossipfl.transport.curve import WATCHER, Gate, Keys, Left
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.dialling import ALONE
 from gossipfl.transport.lookout import Lookout
+from gossipfl.transport.readiness import Socket, readable
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Fetch, Socket, Sockets, monitored
-from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
+from gossipfl.transport.sockets import NOBLOCK, Fetch, Sending, Sockets, monitored, send
+from gossipfl.transport.wire import Beat, Buffer, Decoder, Layout, Who, encode
 
 #: How a node is turned away whose name another process bears.
 DOUBLED = "has met another node named"
@@ -97,10 +98,10 @@ class Accepting:
             self._keys = line.keys
             self._lookout = None if line.records is None else Lookout(line.records)
             self._gate = Gate(self._sockets.context, line.keys, self._router).__enter__()
-            self._sockets.poller.register(self._gate.news, zmq.POLLIN)
+            self._sockets.poller.register(self._gate.news)
         else:
             self._monitor = self._sockets.watch(self._router, zmq.EVENT_DISCONNECTED)
-        self._sockets.poller.register(self._router, zmq.POLLIN)
+        self._sockets.poller.register(self._router)
         if address:
             try:
                 self._router.bind(address)
@@ -148,15 +149,17 @@ class Accepting:
         line = self._accepted.get(self._routes.get((peer, session), b""))
         return None if line is None else line.connection
 
-    def send(self, route: bytes, frames: Frames) -> None:
+    def send(self, route: bytes, frames: Sending) -> None:
         """Queue frames. Raises ZMQError: the connection is over."""
-        self._router.send_multipart((route, *frames), zmq.NOBLOCK, copy=False)
+        send(self._router, (route, *frames))
 
     # ------------------------------------------------------------------ watchers
 
     def due(self) -> float | None:
         """Seconds until a watcher may be answered, or a node that is held back refused; None: there is
         none."""
+        if self._lookout is None and not self._held:
+            return None
         watched = None if self._lookout is None else self._lookout.due()
         limits = [held.until - time.monotonic() for held in self._held]
         return min([*limits, *([] if watched is None else [watched])], default=None)
@@ -169,27 +172,29 @@ class Accepting:
 
     # ------------------------------------------------------------------ what the poller has seen
 
-    def read(self, ready: Container[Socket]) -> list[Event | Note]:
+    def read(self, ready: Container[Socket | int]) -> list[Event | Note]:
         """What has come, if anything has."""
-        events = self._let_in()
+        events = self._let_in() if self._held else []
         if self._router not in ready:
             return events
-        for route, *frames in self._sockets.frames(self._router):
-            key = route.bytes
+        at = self._signs.now()
+        for _ in readable(self._router):
+            key = self._router.recv(NOBLOCK)
             line = self._accepted.get(key)
             if line is None:
-                fd = int(frames[0].get(zmq.SRCFD))
-                line = self._accepted[key] = _Accepted(Decoder(self._layout), fd, descriptor(fd))
-                if self._keys is not None:
-                    line.identity = tuple(str(frames[0].get("User-Id")).split())
+                first = self._router.recv(NOBLOCK, copy=False)
+                line, head = self._met(key, first), first.bytes
+            else:
+                head = self._router.recv(NOBLOCK)
+            frames = self._sockets.rest(self._router, [head])
             if line.peer is not None and (line.peer, line.session) not in self._routes:
                 continue  # a session that is over: discarded unread
             try:
-                if self._asks(key, line, frames):
+                if self._lookout is not None and self._asks(key, line, frames[0]):
                     continue
                 if line.peer is not None:
-                    self._signs.word(line.peer)
-                done = line.decoder.feed([f.buffer for f in frames])
+                    self._signs.word(line.peer, at)
+                done = line.decoder.feed(frames)
                 if done is None:
                     continue
                 message, who = done
@@ -212,7 +217,7 @@ class Accepting:
                         line.connection.end()
         return events
 
-    def changed(self, ready: Container[Socket]) -> tuple[list[Event | Note], list[Left]]:
+    def changed(self, ready: Container[Socket | int]) -> tuple[list[Event | Note], list[Left]]:
         """What has happened at the door, and the connections that are over but not read."""
         if self._gate is None:
             gone = [Left(fd, "") for _, fd in monitored(self._monitor)] if self._monitor in ready else []
@@ -235,11 +240,22 @@ class Accepting:
             return []
         return [PeerDown(line.peer, line.session)]
 
-    def _asks(self, key: bytes, line: _Accepted, frames: list[zmq.Frame]) -> bool:
+    def _met(self, key: bytes, frame: zmq.Frame) -> _Accepted:
+        """A connection on which something comes for the first time, in this frame."""
+        fd = int(frame.get(zmq.SRCFD))
+        connection = descriptor(fd)
+        if connection is not None and self._gate is None:
+            connection.widen()
+        line = self._accepted[key] = _Accepted(Decoder(self._layout), fd, connection)
+        if self._keys is not None:
+            line.identity = tuple(str(frame.get("User-Id")).split())
+        return line
+
+    def _asks(self, key: bytes, line: _Accepted, head: Buffer) -> bool:
         """Is this a watcher's ask, of one who may?"""
         if self._lookout is None or (line.identity and WATCHER not in line.identity):
             return False
-        return self._lookout.take(key, [f.bytes for f in frames[:1]])
+        return self._lookout.take(key, [bytes(head)])
 
     def _message(self, key: bytes, line: _Accepted, message: Message, who: Who | None) -> list[Event | Note]:
         if isinstance(message, Hello) and not isinstance(message, Welcome) and who is not None:

@@ -17,8 +17,9 @@ from gossipfl.core.quarantine import Quarantine
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
+from gossipfl.transport.readiness import Socket
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Fetch, Socket, Sockets, monitored
+from gossipfl.transport.sockets import Fetch, Sockets, monitored
 from gossipfl.transport.wire import Beat, Decoder, Frames, Layout
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -166,8 +167,11 @@ class Dialling:
 
     def redial(self) -> float | None:
         """Make the redials that are due; seconds until the next one is."""
+        due = [d for d in self._dialled.values() if d.again_at is not None]
+        if not due:
+            return None
         now, waits = time.monotonic(), list[float]()
-        for dialled in [d for d in self._dialled.values() if d.again_at is not None]:
+        for dialled in due:
             assert dialled.again_at is not None
             if dialled.again_at <= now:
                 self._connect(dialled)
@@ -184,7 +188,7 @@ class Dialling:
 
     # ------------------------------------------------------------------ what the poller has seen
 
-    def read(self, ready: Container[Socket]) -> list[Event | Note]:
+    def read(self, ready: Container[Socket | int]) -> list[Event | Note]:
         """What has come on the sockets that are ready."""
         events: list[Event | Note] = []
         for dialled in list(self._dialled.values()):
@@ -192,7 +196,7 @@ class Dialling:
                 events += self._read(dialled, dialled.socket)
         return events
 
-    def changed(self, ready: Container[Socket]) -> tuple[list[Event | Note], list[Session]]:
+    def changed(self, ready: Container[Socket | int]) -> tuple[list[Event | Note], list[Session]]:
         """What the monitors that are ready have seen, and the sessions that are over but not read."""
         events, ending = list[Event | Note](), list[Session]()
         for dialled in list(self._dialled.values()):
@@ -201,6 +205,8 @@ class Dialling:
             for kind, value in list(monitored(dialled.monitor)):
                 if kind == zmq.EVENT_CONNECTED:
                     dialled.connection = descriptor(value)
+                    if dialled.connection is not None:
+                        dialled.connection.widen()
                     continue
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     dialled.trouble = "the line stands, and no welcome has come: it may be in a local phase"
@@ -225,14 +231,15 @@ class Dialling:
     def _read(self, dialled: _Dialled, socket: Socket) -> list[Event | Note]:
         events: list[Event | Note] = []
         assert dialled.decoder is not None
-        for frames in self._sockets.frames(socket):
+        at = self._signs.now()
+        for frames in self._sockets.messages(socket):
             try:
-                done = dialled.decoder.feed([f.buffer for f in frames])
+                done = dialled.decoder.feed(frames)
                 if done is not None and done[1] is not None and done[1].node != dialled.peer:
                     raise RemoteProtocolError(
                         f"node {done[1].node} answers where node {dialled.peer} was dialled"
                     )
-                self._signs.word(dialled.peer)
+                self._signs.word(dialled.peer, at)
                 if done is not None and isinstance(done[0], Beat):
                     self._signs.beat(dialled.peer, done[0])
             except RemoteProtocolError as error:
@@ -243,15 +250,18 @@ class Dialling:
                 events += self._quarantine.reject(dialled.peer, time.monotonic())
                 self._retry_later(dialled)
                 return events
-            if done is not None and isinstance(done[0], Refuse) and done[0].reason.startswith(ALONE):
+            if done is None:
+                continue
+            if isinstance(done[0], Refuse) and done[0].reason.startswith(ALONE):
                 if dialled.trouble != ALONE:
                     events.append(Note("quarantined", dialled.peer, done[0].reason))
                 self._retry_later(dialled)
                 dialled.trouble = ALONE
                 return events
-            if done is not None and not isinstance(done[0], Beat):
+            if not isinstance(done[0], Beat):
                 dialled.pause, dialled.trouble, dialled.greeted = REDIAL[0], "", True
-                self._overtaken(dialled.peer)
+                if dialled.peer in self._aside:
+                    self._overtaken(dialled.peer)
                 events.append(Received(dialled.peer, dialled.session, done[0]))
         return events
 
@@ -267,7 +277,7 @@ class Dialling:
         dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout, fetch), None
         dialled.session, dialled.greeted, dialled.connection = dialled.session + 1, False, None
         dialled.monitor = self._sockets.watch(socket, _OPENED | _CLOSED | _FAILED)
-        self._sockets.poller.register(socket, zmq.POLLIN)
+        self._sockets.poller.register(socket)
         if self._keys is not None:
             self._keys.dial(socket, self._keys.peers[dialled.peer])
         try:

@@ -29,8 +29,7 @@ class Keeper:
         self.address = ""
         self._node, self._interval = node, interval
         self._air = Airwaves(listen, transport.context)
-        self._beat = Beat(node, 0, 0, False)
-        self._steps = 0
+        self._at, self._steps = (0, False), 0  # round, and whether it trains
         self._signs, self._health = transport.signs, health
         self._thread = threading.Thread(target=self._keep, name=f"keeper-{node}", daemon=True)
 
@@ -50,7 +49,7 @@ class Keeper:
     def at(self, round: int, *, training: bool) -> None:
         """The node is in this round, and is training or waiting; told at the next beat."""
         self._steps += 1
-        self._beat = Beat(self._node, round, 0, training)
+        self._at = round, training
 
     def step(self) -> None:
         """The node has made an optimiser step."""
@@ -78,5 +77,6 @@ class Keeper:
             now = time.monotonic()
             if now >= due:
                 self._health.tick(now)
-                self._air.publish(encode_beat(self._beat._replace(steps=self._steps)))
+                round, training = self._at
+                self._air.publish(encode_beat(Beat(self._node, round, self._steps, training)))
                 due = now + self._interval

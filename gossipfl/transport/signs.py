@@ -33,9 +33,12 @@ class Signs:
         self._health = health
         self._kept: dict[int, _Kept] = {}
 
-    def word(self, peer: int, ago: float = 0.0) -> None:
-        """Something has come from a peer, so many seconds ago."""
-        at = self._now() - ago
+    def now(self) -> float:
+        """The time as it counts here."""
+        return self._health.awake(time.monotonic())
+
+    def word(self, peer: int, at: float) -> None:
+        """Something came from a peer at this time."""
         kept = self._kept.get(peer)
         if kept is None:
             self._kept[peer] = _Kept(at, at)
@@ -44,14 +47,14 @@ class Signs:
 
     def met(self, peer: int) -> None:
         """A line to a peer stands: what it said on another one is no sign on this."""
-        now = self._now()
+        now = self.now()
         self._kept[peer] = _Kept(now, now, None, self._kept[peer].pause if peer in self._kept else 0.0)
 
     def beat(self, peer: int, beat: Beat) -> None:
         """A beat has come from a peer. Raises RemoteProtocolError: it is another node's."""
         if beat.node != peer:
             raise RemoteProtocolError(f"a beat of node {beat.node} from node {peer}")
-        self.word(peer)
+        self.word(peer, self.now())
         kept = self._kept[peer]
         before = kept.beat
         if before is None or beat.steps != before.steps or not beat.training:
@@ -65,7 +68,7 @@ class Signs:
         kept = self._kept.get(peer)
         if kept is None:
             return None
-        now = self._now()
+        now = self.now()
         still = now - kept.moved if kept.beat is not None else 0.0
         return Sign(max(0.0, now - kept.word), max(0.0, still), kept.pause)
 
@@ -74,11 +77,8 @@ class Signs:
         kept = self._kept.get(peer)
         if kept is None:
             return "not a word yet"
-        ago = max(0.0, self._now() - kept.word)
+        ago = max(0.0, self.now() - kept.word)
         if kept.beat is None:
             return f"last word {ago:.1f} s ago"
         doing = "training" if kept.beat.training else "waiting"
         return f"{doing} in round {kept.beat.round}, {ago:.1f} s ago"
-
-    def _now(self) -> float:
-        return self._health.awake(time.monotonic())

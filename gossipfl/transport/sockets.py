@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from gossipfl.core.messages import Vectors
 from gossipfl.transport.curve import HANDSHAKE
+from gossipfl.transport.readiness import Socket, poller, readable
+from gossipfl.transport.wire import Buffer
 
-Socket = zmq.Socket[bytes]
+NOBLOCK: Final = int(zmq.NOBLOCK)
+MORE: Final = int(zmq.RCVMORE)
+SOME: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 #: Bytes that the system may hold back on a line between machines.
 SEND_BUFFER = 512 * 1024
@@ -49,7 +53,7 @@ class Sockets:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.context: zmq.Context[Socket] = zmq.Context()
-        self.poller = zmq.Poller()
+        self.poller = poller()
         self.received_bytes = 0
 
     def open(self, kind: int, address: str) -> Socket:
@@ -75,7 +79,7 @@ class Sockets:
     def watch(self, socket: Socket, events: int) -> Socket:
         """The monitor of a socket, on the poller too."""
         monitor: Socket = socket.get_monitor_socket(events)
-        self.poller.register(monitor, zmq.POLLIN)
+        self.poller.register(monitor, told=True)
         return monitor
 
     def unwatch(self, socket: Socket, monitor: Socket) -> None:
@@ -84,15 +88,28 @@ class Sockets:
         socket.disable_monitor()
         monitor.close(linger=0)
 
-    def frames(self, socket: Socket) -> Iterator[list[zmq.Frame]]:
+    def messages(self, socket: Socket) -> Iterator[list[Buffer]]:
         """The messages that are there, each as its frames."""
-        while True:
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self.received_bytes += sum(len(f) for f in frames)
-            yield frames
+        for _ in readable(socket):
+            yield self.rest(socket, [socket.recv(NOBLOCK)])
+
+    def rest(self, socket: Socket, frames: list[Buffer]) -> list[Buffer]:
+        """The frames of a message, of which some are read: headers are copied, numbers stay in place."""
+        while socket.get(MORE):
+            frames.append(socket.recv(NOBLOCK, copy=False).buffer)
+        for frame in frames:
+            self.received_bytes += len(frame)
+        return frames
+
+
+Sending = Sequence[Buffer | zmq.Frame]
+
+
+def send(socket: Socket, frames: Sending) -> None:
+    """Queue a message; its last frame is not copied if it is large. Raises ZMQError."""
+    for frame in frames[:-1]:
+        socket.send(frame, SOME)
+    socket.send(frames[-1], NOBLOCK, copy=False)
 
 
 def monitored(monitor: Socket) -> Iterator[tuple[int, int]]:

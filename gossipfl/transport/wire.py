@@ -97,15 +97,15 @@ class Carrier(NamedTuple):
 
     name: str
     make: Callable[..., Data | Ask | Answer | Push | Model]  # of those integers and the payload
-    fields: str
+    fields: tuple[str, ...]
 
 
 CARRIERS: Final[Mapping[int, Carrier]] = {
-    DATA: Carrier("data", Data, "round counted"),
-    ASK: Carrier("ask", Ask, "number"),
-    ANSWER: Carrier("answer", Answer, "number"),
-    PUSH: Carrier("push", Push, "number age"),
-    MODEL: Carrier("model", Model, "round"),
+    DATA: Carrier("data", Data, ("round", "counted", "part", "offset")),
+    ASK: Carrier("ask", Ask, ("number", "part", "offset")),
+    ANSWER: Carrier("answer", Answer, ("number", "part", "offset")),
+    PUSH: Carrier("push", Push, ("number", "age", "part", "offset")),
+    MODEL: Carrier("model", Model, ("round", "part", "offset")),
 }
 
 
@@ -182,12 +182,11 @@ def _pack(fields: Sequence[object]) -> bytes:
 
 
 def _unpack(frame: Buffer) -> list[object]:
-    raw = memoryview(frame)
-    if len(raw) > HEADER_LIMIT:
-        raise RemoteProtocolError(f"a header of {len(raw)} bytes, the limit is {HEADER_LIMIT}")
+    if len(frame) > HEADER_LIMIT:
+        raise RemoteProtocolError(f"a header of {len(frame)} bytes, the limit is {HEADER_LIMIT}")
     try:
         fields = msgpack.unpackb(
-            raw,
+            frame,
             raw=False,
             strict_map_key=True,
             max_array_len=64,
@@ -203,13 +202,11 @@ def _unpack(frame: Buffer) -> list[object]:
     return fields
 
 
-def _integers(fields: Sequence[object], names: str) -> list[int]:
-    out = []
-    for value, name in zip(fields, names.split(), strict=True):
+def _integers(fields: list[object], names: Sequence[str]) -> list[int]:
+    for k, value in enumerate(fields):
         if type(value) is not int or not -1 <= value <= MAX_ROUND:
-            raise RemoteProtocolError(f"{name} = {value!r}: an integer from -1 to 2^62 is needed")
-        out.append(value)
-    return out
+            raise RemoteProtocolError(f"{names[k]} = {value!r}: an integer from -1 to 2^62 is needed")
+    return fields  # type: ignore[return-value]
 
 
 def _expect(fields: list[object], length: int, kind: str) -> None:
@@ -221,9 +218,9 @@ def greeting(fields: list[object]) -> tuple[Hello, Who]:
     """A hello or welcome from its header fields."""
     _expect(fields, 10, "hello")
     session, inc, heard, acked, sent, node = _integers(
-        [*fields[1:3], *fields[4:8]], "session inc heard acked sent node"
+        [*fields[1:3], *fields[4:8]], ("session", "inc", "heard", "acked", "sent", "node")
     )
-    peer_inc = None if fields[3] is None else _integers([fields[3]], "peer_inc")[0]
+    peer_inc = None if fields[3] is None else _integers([fields[3]], ("peer_inc",))[0]
     name, about = fields[8], fields[9]
     if not isinstance(name, str) or len(name) > 256:
         raise RemoteProtocolError("name: a string of at most 256 characters is needed")
@@ -252,9 +249,8 @@ class Decoder:
         if carrier is not None:
             if len(frames) != 2:
                 raise RemoteProtocolError(f"{carrier.name} of {len(frames)} frames, it has 2")
-            names = f"{carrier.fields} part offset"
-            _expect(fields, 1 + len(names.split()), carrier.name)
-            *head, part, offset = _integers(fields[1:], names)
+            _expect(fields, 1 + len(carrier.fields), carrier.name)
+            *head, part, offset = _integers(fields[1:], carrier.fields)
             payload = self._chunk((kind, head[0], part, offset), frames[1])
             return None if payload is None else (carrier.make(*head, payload), None)
         if len(frames) != 1:
@@ -265,21 +261,21 @@ class Decoder:
             return _beat(fields), None
         if kind == NONE:
             _expect(fields, 3, "none")
-            round, counted = _integers(fields[1:], "round counted")
+            round, counted = _integers(fields[1:], ("round", "counted"))
             return Nothing(round, counted), None
         if kind == HERE:
             _expect(fields, 4, "here")
-            round, counted, slot = _integers(fields[1:], "round counted slot")
+            round, counted, slot = _integers(fields[1:], ("round", "counted", "slot"))
             return self._fetch(round, counted, slot), None
         if kind == DECLINE:
             _expect(fields, 2, "decline")
-            return Decline(_integers(fields[1:], "number")[0]), None
+            return Decline(_integers(fields[1:], ("number",))[0]), None
         if kind == STOP:
             _expect(fields, 2, "stop")
-            return Stop(_integers(fields[1:], "round")[0]), None
+            return Stop(_integers(fields[1:], ("round",))[0]), None
         if kind == RESET:
             _expect(fields, 2, "reset")
-            return Reset(_integers(fields[1:], "round")[0]), None
+            return Reset(_integers(fields[1:], ("round",))[0]), None
         if kind == WANT:
             _expect(fields, 1, "want")
             return Want(), None
@@ -287,7 +283,7 @@ class Decoder:
             _expect(fields, 3, "refuse")
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
-            return Refuse(_integers(fields[1:2], "session")[0], fields[2]), None
+            return Refuse(_integers(fields[1:2], ("session",))[0], fields[2]), None
         raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14 to 17")
 
     def _fetch(self, round: int, counted: int, slot: int) -> Data:
@@ -363,5 +359,5 @@ def _beat(fields: list[object]) -> Beat:
     _expect(fields, 5, "beat")
     if fields[0] != BEAT or not isinstance(fields[4], bool):
         raise RemoteProtocolError("a beat that is none")
-    node, round, steps = _integers(fields[1:4], "node round steps")
+    node, round, steps = _integers(fields[1:4], ("node", "round", "steps"))
     return Beat(node, round, steps, fields[4])

@@ -9,10 +9,9 @@ kill.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final
 
@@ -24,10 +23,11 @@ from gossipfl.core.quarantine import Quarantine
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
+from gossipfl.transport.readiness import Socket
 from gossipfl.transport.shared import Commons, Shelf
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Limits, Socket, Sockets
-from gossipfl.transport.wire import Beat, Frames, Layout, Who, encode, encode_beat, encode_here
+from gossipfl.transport.sockets import COPY_BELOW, Limits, Sending, Sockets, send
+from gossipfl.transport.wire import Beat, Layout, Who, encode, encode_beat, encode_here
 
 __all__ = ["Line", "Unbound", "ZeroMQ"]
 
@@ -72,6 +72,10 @@ class ZeroMQ:
         self._lock = threading.Lock()
         self._commons: Commons | None = None
         self._shelf: Shelf | None = None
+        # What was sent last, since `poll` was called last, as it travels.
+        self._made: tuple[Data | None, Iterable[Sending]] = (None, ())
+        self._control = -1
+        self.told = False
         self.sent_bytes = 0
 
     def share(self, commons: Commons, shelf: Shelf | None) -> None:
@@ -126,8 +130,9 @@ class ZeroMQ:
         return self._sockets.received_bytes
 
     def listen_to(self, fd: int) -> None:
-        """Also wake `poll` when this file descriptor can be read."""
-        self._sockets.poller.register(fd, zmq.POLLIN)
+        """Also wake `poll` when this file descriptor can be read, and say so in `told`."""
+        self._control = fd
+        self._sockets.poller.register(fd)
 
     # ------------------------------------------------------------------ peers
 
@@ -229,24 +234,37 @@ class ZeroMQ:
             if slot is not None:
                 self._sent(route, socket, (encode_here(message, slot),), self._commons.bytes)
                 return
-        for frames in encode(message, self._who, self._chunk):
+        for frames in self._frames(message):
             if not self._sent(route, socket, frames):
                 return
 
-    def _sent(self, route: bytes | None, socket: Socket | None, frames: Frames, beside: int = 0) -> bool:
+    def _frames(self, message: Message) -> Iterable[Sending]:
+        """The frames of each wire message. A payload that goes to several neighbors is made ready once."""
+        if not isinstance(message, Data):
+            return encode(message, self._who, self._chunk)
+        made, frames = self._made
+        if made is None or made.payload is not message.payload or made[:2] != message[:2]:
+            frames = [
+                (head, zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW))
+                for head, raw in encode(message, self._who, self._chunk)
+            ]
+            self._made = message, frames
+        return frames
+
+    def _sent(self, route: bytes | None, socket: Socket | None, frames: Sending, beside: int = 0) -> bool:
         """Queue frames, by which so many bytes move that are not in them. Is the line there?"""
         try:
             if route is not None:
                 self._accepting.send(route, frames)
             elif socket is not None:
-                socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                send(socket, frames)
             else:
                 return False
         except (zmq.Again, zmq.error.ZMQError) as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             return False
-        self.sent_bytes += beside + sum(memoryview(f).nbytes for f in frames)
+        self.sent_bytes += beside + sum(map(len, frames))
         return True
 
     def poll(self, timeout: float | None) -> list[Event | Note]:
@@ -260,9 +278,13 @@ class ZeroMQ:
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
         ending, self._ending = self._ending, []
+        self._made = None, ()
         limits = [timeout, SETTLE if ending else None, self._accepting.due(), self._dialling.redial()]
         limits.append(self._beat_if_due())
-        ready = {s for s, _ in self._sockets.poller.poll(_milliseconds(limits))}
+        ready = self._sockets.poller.poll(min([t for t in limits if t is not None], default=None))
+        if not ready and not ending:
+            return []
+        self.told = self.told or self._control in ready
         events = self._accepting.read(ready) + self._dialling.read(ready)
         for end in ending:
             if isinstance(end, Session):
@@ -304,9 +326,3 @@ class ZeroMQ:
                 with contextlib.suppress(zmq.ZMQError):
                     socket.send(frame, zmq.NOBLOCK)
         return self._due - now
-
-
-def _milliseconds(limits: list[float | None]) -> int | None:
-    """The first of these times (seconds), for a poller; None: no end."""
-    known = [t for t in limits if t is not None]
-    return math.ceil(max(min(known), 0) * 1000) if known else None

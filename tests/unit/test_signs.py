@@ -58,13 +58,13 @@ def test_who_waits_for_others_moves(signs: Signs, clock: Clock) -> None:
 def test_who_sends_no_beats_any_more_does_not_move_though_bytes_come(signs: Signs, clock: Clock) -> None:
     beats(signs, clock, [1, 2], training=False)
     clock.now += 10
-    signs.word(1, ago=0.5)
+    signs.word(1, signs.now() - 0.5)
     assert signs.sign(1) == Sign(0.5, 11.0, 0.0)
 
 
 def test_an_older_word_changes_nothing(signs: Signs, clock: Clock) -> None:
-    signs.word(1)
-    signs.word(1, ago=5.0)
+    signs.word(1, signs.now())
+    signs.word(1, signs.now() - 5.0)
     assert signs.sign(1) == Sign(0.0, 0.0, 0.0)
 
 

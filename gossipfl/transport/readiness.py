@@ -1,0 +1,108 @@
+"""Which of a node's sockets can be read, asked of the system alone.
+
+libzmq's own poll asks every socket twice, and one that has nothing costs a system call each time: a dozen of
+them a round for a node with two neighbors. libzmq wakes whoever waits for a socket by a file descriptor, and
+forgets that it did as soon as anything is done on the socket. So a line, on which this thread sends too, is
+asked before each wait; a monitor, which is only ever read to its end, when its descriptor says so.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import zmq
+
+Socket = zmq.Socket[bytes]
+
+EVENTS: Final = int(zmq.EVENTS)
+POLLIN: Final = int(zmq.POLLIN)
+
+
+class Poller(Protocol):
+    """Waits for sockets and file descriptors."""
+
+    def register(self, item: Socket | int, *, told: bool = False) -> None:
+        """Wait for this one too. told: nothing is ever sent on it, and it is read to its end each time."""
+
+    def unregister(self, item: Socket | int) -> None:
+        """The reverse."""
+
+    def poll(self, timeout: float | None) -> set[Socket | int]:
+        """Those that can be read, within so many seconds (None: however long it takes)."""
+
+
+class Descriptors:
+    """A Poller by the descriptors."""
+
+    def __init__(self) -> None:
+        self._system = select.poll()
+        self._items: dict[int, Socket | int] = {}
+        self._numbers: dict[Socket | int, int] = {}
+        self._lines: list[Socket] = []
+        self._new: list[Socket] = []  # told of, perhaps, before anyone waited
+
+    def register(self, item: Socket | int, *, told: bool = False) -> None:
+        number = item if isinstance(item, int) else int(item.get(zmq.FD))
+        self._items[number], self._numbers[item] = item, number
+        self._system.register(number, select.POLLIN)
+        if not isinstance(item, int):
+            (self._new if told else self._lines).append(item)
+
+    def unregister(self, item: Socket | int) -> None:
+        number = self._numbers.pop(item)
+        self._system.unregister(number)
+        del self._items[number]
+        self._lines = [line for line in self._lines if line is not item]
+        self._new = [line for line in self._new if line is not item]
+
+    def poll(self, timeout: float | None) -> set[Socket | int]:
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            ready: set[Socket | int] = {s for s in self._lines if s.get(EVENTS) & POLLIN}  # type: ignore[operator]
+            if self._new:
+                ready.update(s for s in self._new if s.get(EVENTS) & POLLIN)  # type: ignore[operator]
+                self._new = []
+            woken = self._system.poll(0 if ready else _milliseconds(timeout))
+            for number, _ in woken:
+                item = self._items[number]
+                if isinstance(item, int) or item.get(EVENTS) & POLLIN:  # type: ignore[operator]
+                    ready.add(item)
+            if ready or not woken:
+                return ready
+            if end is not None:  # it was about something else
+                timeout = max(0.0, end - time.monotonic())
+
+
+class Libzmq:
+    """A Poller where the system has no such call."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+
+    def register(self, item: Socket | int, *, told: bool = False) -> None:
+        self._poller.register(item, zmq.POLLIN)
+
+    def unregister(self, item: Socket | int) -> None:
+        self._poller.unregister(item)
+
+    def poll(self, timeout: float | None) -> set[Socket | int]:
+        return {item for item, _ in self._poller.poll(_milliseconds(timeout))}
+
+
+def poller() -> Poller:
+    """The best that there is here."""
+    return Descriptors() if hasattr(select, "poll") else Libzmq()
+
+
+def readable(socket: Socket) -> Iterator[None]:
+    """Once for each message that there is: to be read before the next is asked for."""
+    while socket.get(EVENTS) & POLLIN:  # type: ignore[operator]
+        yield
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else math.ceil(max(seconds, 0.0) * 1000)
