@@ -188,8 +188,8 @@ def test_an_order_that_does_not_follow_is_refused_and_does_not_hang(copy: Path) 
     assert str(copy) in text and "does not follow" in text
 
 
-def test_rounds_the_vector_engine_and_real_processes_replay_nothing(run: Path) -> None:
-    with pytest.raises(ConfigError, match="rounds repeat themselves"):
+def test_another_exchange_the_vector_engine_and_real_processes_replay_nothing(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a run with algorithm\.exchange = 'pairwise'"):
         gossipfl.simulate(None, engine="events", overrides={"algorithm.replay": str(run)})
     with pytest.raises(ConfigError, match=r"algorithm\.replay"):
         gossipfl.swarm(run / "config.toml", overrides={"algorithm.replay": str(run)})

@@ -179,10 +179,6 @@ def combination_problems(config: Config) -> Iterator[tuple[frozenset[str], Probl
         right = f"node indices are 0 to {config.swarm.nodes - 1}"
         yield frozenset({"network.slow"}), Problem("network.slow", f"there is no node {beyond[0]}", right)
     yield from _absence_problems(config)
-    if algorithm.replay and algorithm.exchange == "rounds":
-        involved = frozenset({"algorithm.replay", "algorithm.exchange"})
-        wrong = "is set, and rounds repeat themselves: the same config gives the same bits"
-        yield involved, Problem("algorithm.replay", wrong, "leave it out, or set algorithm.exchange")
     if algorithm.exchange == "push" and algorithm.every != 1:
         wrong = f"is {algorithm.every}, and push sends on a timer"
         involved = frozenset({"algorithm.every", "algorithm.exchange"})

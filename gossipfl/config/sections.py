@@ -240,8 +240,8 @@ class Algorithm(OpenSection):
     )
     replay: str = Field(
         "",
-        description="The folder of an asynchronous run of real processes whose order of meetings the event "
-        "engine repeats, to the same bits.",
+        description="The folder of a run of real processes that the event engine repeats, to the same bits: "
+        "whose payloads counted when, or the order of meetings.",
         json_schema_extra=LOCAL,
     )
     local_steps: int = Field(

@@ -55,6 +55,8 @@ from gossipfl.transport.zeromq import ZeroMQ
 
 #: What is to be seen by whoever watches as soon as it happens.
 AT_ONCE: Final = frozenset({"peer_up", "peer_down", "rejected", "quarantined"})
+#: What a replay has to know of a node that is killed: on its way to the disk before anything that follows.
+DECIDED: Final = frozenset({"skip", "withheld", "correction", "reset"})
 
 
 class Connected:
@@ -203,11 +205,16 @@ class Connected:
                 case Adopt(round):
                     self._adopted = effect
                     if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
-                        self._held = effects[index + 1 :]
+                        rest = effects[index + 1 :]
+                        for note in rest:
+                            if isinstance(note, Note):  # of this round: it belongs to the checkpoint
+                                self._note(note)
+                        self._held = [held for held in rest if not isinstance(held, Note)]
                         return
                 case Shift(delta):
                     self.learner.load(self._copy() + delta)
                     self._at, self.moved = None, True
+                    self.recorder.write("shift", round=self.rounds, time=self.now)
                 case Finished():
                     self._left = True
                 case Note():
@@ -225,6 +232,8 @@ class Connected:
         if note.kind == "peer_down" and not note.text:
             end = self._around.end(note.peer)
             fields = {"found": end.found, "after": end.after}
+        elif note.kind == "correction":
+            fields = {"of": note.round}
         self.recorder.write(
             note.kind,
             round=max(note.round, self.rounds),
@@ -233,6 +242,8 @@ class Connected:
             text=note.text,
             **fields,
         )
+        if note.kind in DECIDED:
+            self.recorder.flush()
         if note.kind == "rest":
             who = self._plan.config.names[note.peer]
             self.say(

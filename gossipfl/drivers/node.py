@@ -121,7 +121,9 @@ class Node(Connected):
         if self._place.resume is not None:
             text = f"goes on from its checkpoint of round {self._place.resume}"
         if text:
-            self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+            how = {"resumed": self.rounds, "exact": not self._anew}
+            self.recorder.write("note", round=self.rounds, time=self.now, text=text, **how)
+            self.recorder.flush()
         self.say({"begun": self.begun})
 
     def leave(self) -> None:
@@ -209,7 +211,9 @@ class Node(Connected):
         assert isinstance(self.machine, Rounds)
         if self.machine.round > self.rounds:
             text = f"goes on in round {self.machine.round + 1}, where its neighbors are"
-            self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+            to = self.machine.round
+            self.recorder.write("note", round=self.rounds, time=self.now, text=text, onward=to)
+            self.recorder.flush()
             missed = jumped(
                 self.rounds, self.machine.round, self._plan.config.swarm.eval_every, self.machine.rounds
             )

@@ -66,6 +66,12 @@ class Misfit(Exception):
 def score(folder: Path, config: Config) -> list[list[Entry]]:
     """The meetings of every node of a finished run, in order. Raises ConfigError naming the file that is
     missing, broken, or of another run than the config's."""
+    require_config(folder, config)
+    return [_meetings(folder / "records" / f"{name}.jsonl") for name in config.names]
+
+
+def require_config(folder: Path, config: Config) -> None:
+    """Raises ConfigError if the run in a folder had another config, in what matters."""
     path = folder / "config.toml"
     recorded = load_config(path)
     theirs, ours = _flat(recorded), _flat(config)
@@ -74,7 +80,6 @@ def score(folder: Path, config: Config) -> list[list[Entry]]:
         key = differ[0]
         wrong = f"is a run with {key} = {theirs.get(key)!r}, and here it is {ours.get(key)!r}"
         raise ConfigError(Problem(str(path), wrong, "replay a run with its own config.toml"))
-    return [_meetings(folder / "records" / f"{name}.jsonl") for name in config.names]
 
 
 def _flat(config: Config) -> dict[str, object]:

@@ -117,6 +117,3 @@ def check_engine(config: Config, engine: str) -> None:
     if engine == "vector":
         why = "the vector engine has neither processes nor lines that faults could befall"
         raise ConfigError(Problem("fault", why, "gossipfl simulate --engine events, or gossipfl swarm"))
-    if config.algorithm.replay:
-        why = "a replay repeats what has happened, and takes no faults of its own"
-        raise ConfigError(Problem("fault", why, "leave out the faults, or algorithm.replay"))

@@ -35,10 +35,12 @@ from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree, anew, to_tree
 from gossipfl.core.stopping import Vigil
 from gossipfl.draw import Purpose
-from gossipfl.drivers import keeping, replay, virtual_asynchronous
+from gossipfl.drivers import keeping, virtual_asynchronous
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan, neighbors_of_all
+from gossipfl.drivers.replay import Replay
+from gossipfl.drivers.replay_rounds import RoundsReplay
 from gossipfl.drivers.telling import criteria, due, eval_fields, jumped, round_fields, wrong
 from gossipfl.drivers.travels import INCARNATION, Travels
 from gossipfl.drivers.world import Traveller, Watch
@@ -379,7 +381,8 @@ def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
     gc.set_threshold(SELDOM, *thresholds[1:])
     try:
         if plan.config.algorithm.replay:
-            return replay.Replay(plan, workload, watch).run()
+            rounds = plan.config.algorithm.exchange == "rounds"
+            return (RoundsReplay if rounds else Replay)(plan, workload, watch).run()
         if plan.config.algorithm.exchange != "rounds":
             return virtual_asynchronous.Simulation(plan, workload, watch).run()
         return Simulation(plan, workload, watch).run()

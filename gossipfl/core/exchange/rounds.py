@@ -188,6 +188,8 @@ class Rounds(Course):
         effects.append(adopt)
         if work.own.payload:
             effects += [Note("skip", j, round=round) for j in intake.absent if self.edges[j].wanted]
+            if work.terms.columns:
+                effects += [Note("withheld", j, round=round) for j in sorted(intake.withheld)]
             if work.terms.arcs and not work.terms.columns:
                 for j in intake.absent:
                     self.edges[j].owe(round, work.own.coded)

@@ -1,0 +1,156 @@
+"""A run of rounds of real processes in which nodes died, lines broke and payloads came late can be repeated,
+to the same bits; what cannot be repeated is refused with the file's name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gossipfl
+from gossipfl.core.aggregate import Row
+from gossipfl.drivers.decisions import Closing, Decisions, emitted
+from gossipfl.errors import ConfigError
+from gossipfl.records import read
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.system
+
+FAULTS = {
+    "killed": [{"kind": "kill", "round": 8, "node": 1}],
+    "late": [
+        {"kind": "hang", "round": 5, "node": 0, "for": 0.3},
+        {"kind": "drop", "round": 8, "share": 0.05, "for": 0.3},
+        {"kind": "kill", "round": 12, "node": 2},
+    ],
+    "exact": [{"kind": "kill", "round": 8, "node": 1, "for": 0.2}],
+    "lost": [{"kind": "kill", "round": 8, "node": 1, "for": 0.2}],
+}
+KEYS: dict[str, Mapping[str, object]] = {
+    "killed": {"algorithm.rule": "push-sum", "topology.graph": "directed-ring", "swarm.rounds": 20},
+    "late": {"wire.deadline": 0.01, "algorithm.rule": "gradient-tracking"},
+    "exact": {"swarm.checkpoint_every": 1, "algorithm.rule": "dpsgd-cta", "train.momentum": 0.9},
+    "lost": {},
+}
+
+
+def text(faults: list[dict[str, object]]) -> str:
+    return "\n".join(
+        "[[fault]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in fault.items())
+        for fault in faults
+    )
+
+
+def record(folder: Path, case: str) -> Path:
+    """A run of real processes, in `folder/run`."""
+    script = folder / "script.toml"
+    script.write_text(text(FAULTS[case]))
+    keys = {"swarm.nodes": 4, "swarm.rounds": 60, "swarm.eval_every": 20, **KEYS[case]}
+    gossipfl.swarm(script, overrides=keys, out=folder / "run")
+    return folder / "run"
+
+
+def replayed(run: Path) -> gossipfl.Result:
+    settings = {"algorithm.replay": str(run)}
+    return gossipfl.simulate(run / "config.toml", engine="events", overrides=settings)
+
+
+def records(run: Path, node: str) -> list[dict[str, object]]:
+    return list(read(run / "records" / f"{node}.jsonl"))
+
+
+def kinds(run: Path) -> Counter[object]:
+    """How often what was recorded, and where a node came back exactly."""
+    found = [record for i in range(4) for record in records(run, f"node-{i}")]
+    return Counter([r["kind"] for r in found] + [r["exact"] and "exact" for r in found if "exact" in r])
+
+
+def problem(run: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        replayed(run)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("exact"), "exact")
+
+
+def require_bits(run: Path) -> None:
+    ended = np.load(run / "models.npz", allow_pickle=False)["x"]
+    stored = json.loads((run / "summary.json").read_text())
+
+    again = replayed(run)
+
+    living = [i for i, name in enumerate(stored["names"]) if name not in stored["lost"]]
+    assert np.array_equal(again.models[living], ended[living])
+    assert again.summary["per_node"] == stored["per_node"]
+    assert again.summary["rounds"] == stored["rounds"] and again.summary["lost"] == stored["lost"]
+
+
+def test_a_run_with_a_killed_node_is_repeated_to_the_same_bits(tmp_path: Path) -> None:
+    run = record(tmp_path, "killed")
+    assert kinds(run)["skip"] and kinds(run)["withheld"]
+
+    require_bits(run)
+
+
+def test_so_is_one_with_deadlines_whose_payloads_came_late(tmp_path: Path) -> None:
+    run = record(tmp_path, "late")
+    assert kinds(run)["skip"] and kinds(run)["correction"]
+
+    require_bits(run)
+
+
+def test_so_is_one_whose_node_came_back_exactly(exact: Path) -> None:
+    assert kinds(exact)["exact"] and kinds(exact)["skip"]
+
+    require_bits(exact)
+
+
+def test_a_node_that_came_back_without_its_exact_state_is_named(tmp_path: Path) -> None:
+    run = record(tmp_path, "lost")
+
+    wrong = "is of a node that came back without its exact state"
+    assert f"{run / 'records' / 'node-1.jsonl'}: {wrong}" in problem(run)
+
+
+def test_what_does_not_follow_is_named_where_it_begins(exact: Path, tmp_path: Path) -> None:
+    # given records whose node 0 had another loss once
+    copy = Path(shutil.copytree(exact, tmp_path / "copy"))
+    changed = records(copy, "node-0")
+    next(r for r in changed if r["kind"] == "round" and r["round"] == 3)["loss"] = 0.5
+    lines = [json.dumps(record) + "\n" for record in changed]
+    (copy / "records" / "node-0.jsonl").write_text("".join(lines))
+
+    text = problem(copy)
+
+    assert "node 0 has a loss of" in text and "in round 3, and had 0.5" in text
+
+
+def test_a_run_that_broke_off_is_named(exact: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exact, tmp_path / "copy"))
+    (copy / "summary.json").unlink()
+
+    assert f"{copy / 'summary.json'}: cannot be read" in problem(copy)
+
+
+def test_the_last_rounds_of_a_node_that_was_killed_follow_from_what_others_took_in() -> None:
+    """Nodes 1 and 2 were killed before they wrote down what they did last."""
+    rows = [Row(i, tuple(sorted((j % 4, 1 / 3) for j in (i - 1, i, i + 1)))) for i in range(4)]
+    whole = {round: Closing() for round in range(10)}
+    zero, three = Decisions(whole | {9: Closing(absent={1})}), Decisions(whole | {7: Closing(absent={2})})
+    two = Decisions({round: Closing() for round in range(4)})
+    three.closings |= {8: Closing(absent={2}), 9: Closing(absent={2})}
+
+    # node 0 took in the payload of round 8 of node 1, which had closed round 7 with that of node 2 by then
+    found = emitted([zero, Decisions(), two, three], [lambda t, row=row: row for row in rows])  # type: ignore[misc]
+
+    assert found == [9, 8, 7, 9]
+    assert list(Decisions().made(8)) == list(range(8))
