@@ -180,10 +180,13 @@ class RoundsReplay:
 
     def _close(self, i: int, round: int, closing: Closing, phase: Phase) -> None:
         node, row = self._nodes[i], self._rows[i](round)
-        counted = self._arriving(i, round) if node.work.own.payload else ()
-        arrived = {j: node.work.decoded(self._sent(j, i, round)) for j in counted}
+        arrived: dict[int, Vectors] = {}
+        if node.work.own.payload:
+            sent = {j: self._sent(j, i, round) for j in self._arriving(i, round)}
+            arrived = {j: node.work.decoded(coded) for j, coded in sent.items()}
+        absent = tuple(j for j in row.neighbors if j not in arrived)
         late = tuple(node.work.late(self._flow(i, j, s)) for j, s in closing.late)
-        adopt = node.work.absorb(Intake(row, arrived, late, frozenset(closing.withheld)))
+        adopt = node.work.absorb(Intake(row, arrived, late, absent, frozenset(closing.withheld)))
         node.x, node.rounds = adopt.x, round + 1
         self._tell_round(i, adopt, phase)
         self._let_go(self._needs(i, round))
