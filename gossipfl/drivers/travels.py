@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from gossipfl.core.events import Lost, PeerDown, PeerUp, Received
-from gossipfl.core.membership import DEAD
+from gossipfl.core.membership import DEAD, SUSPECT
 from gossipfl.drivers.disasters import Disasters
 from gossipfl.drivers.place import REJOIN
 from gossipfl.drivers.plan import Plan
@@ -54,6 +54,9 @@ class Travels(World):
     def complete(self, node: int) -> bool:
         """Has a node made all its rounds, so that its result is safe?"""
         raise NotImplementedError
+
+    def woke(self, i: int) -> None:
+        """A node is back after so long that others may have gone on without it, and has heard nothing yet."""
 
     def resumed(self, i: int, now: float) -> None:
         """A node is back, and has heard what came meanwhile."""
@@ -142,7 +145,7 @@ class Travels(World):
         node.until = max(node.until, back)
         if node.away:
             return
-        node.away, node.number = True, node.number + 1
+        node.away, node.since, node.number = True, now, node.number + 1
         node.rest = None if node.due is None else node.due - now
         node.due = None
         missed = now + MISSED * self.plan.config.wire.heartbeat
@@ -170,6 +173,8 @@ class Travels(World):
             return
         node.away = False
         self.tell(i, "back", now)
+        if now - node.since > SUSPECT * self.plan.config.wire.heartbeat:
+            self.woke(i)
         mail, node.mail = node.mail, []
         for event in mail:
             self.hear(i, event, now)

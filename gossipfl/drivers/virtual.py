@@ -307,6 +307,9 @@ class Simulation(Travels):
 
     # ------------------------------------------------------------------ dying and coming back
 
+    def woke(self, i: int) -> None:
+        self._nodes[i].machine.follow()
+
     def complete(self, node: int) -> bool:
         return self._nodes[node].rounds >= self._nodes[node].machine.rounds
 

@@ -36,7 +36,8 @@ class Traveller:
     turn: int = 0  # which step that is: one that was put off does not end when it would have
     rest: float | None = None  # seconds of the step that are left, while it is away
     away: bool = False
-    until: float = 0.0  # away at least until then
+    since: float = 0.0  # away, if it is, since then
+    until: float = 0.0  # ... and at least until then
     dead: bool = False  # away because its process has ended
     meeting: bool = False  # its process has begun again, and waits for its neighbours
     patient: bool = True  # ... for all of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 
@@ -130,6 +131,21 @@ def test_a_hang_that_is_short_is_a_pause_and_a_long_one_is_noticed() -> None:
     assert short.models is not None
     assert kinds(short)["peer_down"] == 0 and kinds(long)["peer_down"] == 4
     assert short.summary["finished"] and long.summary["finished"]
+
+
+@pytest.mark.parametrize("graph", ["ring", "complete"])
+def test_who_has_hung_goes_on_in_the_round_of_its_neighbors(graph: str) -> None:
+    # given a node that stands still for 2 s, while the others make 170 rounds
+    fault = {"kind": "hang", "at": 0.1, "node": 2, "for": 2.0}
+    config = keys(fault, **{"wire.heartbeat": 0.02, "topology.graph": graph, "swarm.rounds": 300})
+
+    result = run(config)
+
+    made = [int(str(r["round"])) for r in result.records if r["kind"] == "round" and r["node"] == 2]
+    left_out = [after - before - 1 for before, after in itertools.pairwise(made) if after > before + 1]
+    assert len(left_out) == 1 and left_out[0] > 150
+    assert made[-1] == 300 and result.summary["finished"]
+    assert drift(config, result) < 1e-13
 
 
 def test_a_slow_node_takes_so_many_times_longer() -> None:
