@@ -3,11 +3,14 @@ again.
 
 A machine whose memory is failing, or a program with a mistake, sends wrong numbers now and then; a hostile
 one sends them on purpose. Each is rejected where it comes in. What is here keeps a node from meeting such a
-peer again and again.
+peer again and again. It is told so by a `Refuse` whose reason says for how long (`reason`), so that it knows
+that its line will be back, and when.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,12 +23,26 @@ MEMORY: Final = 600.0
 FIRST: Final = 10.0
 LONGEST: Final = 600.0
 
+_ALONE: Final = re.compile(r"leaves this node alone for ([0-9]{1,4}) s: ")
+
+
+def reason(seconds: float) -> str:
+    """What a peer is told that is left alone for so long."""
+    return f"leaves this node alone for {math.ceil(seconds)} s: what it sent was rejected"
+
+
+def alone(reason: str) -> float | None:
+    """For how long a peer leaves this node alone, by the reason of its `Refuse`; None: it has another one."""
+    found = _ALONE.match(reason)
+    return None if found is None else min(float(found[1]), LONGEST)
+
 
 @dataclass(slots=True)
 class _Record:
     strikes: list[float] = field(default_factory=list)  # when each was
     times: int = 0  # that it has been in quarantine
     until: float = 0.0
+    told: float = 0.0  # until when it leaves this node alone, as it has said
 
 
 class Quarantine:
@@ -51,3 +68,15 @@ class Quarantine:
         """Seconds for which a peer is still left alone; 0: it is not."""
         record = self._records.get(peer)
         return 0.0 if record is None else max(0.0, record.until - now)
+
+    def told(self, peer: int, reason: str, now: float) -> list[Note]:
+        """A peer has said that it leaves this node alone (`alone`); what there is to tell, if that is new."""
+        seconds, record = alone(reason), self._records.setdefault(peer, _Record())
+        assert seconds is not None
+        new, record.told = now >= record.told, now + seconds
+        return [Note("quarantined", peer, reason)] if new else []
+
+    def over(self, peer: int) -> float:
+        """When neither of the two leaves the other alone any more, as far as is known; 0: neither did."""
+        record = self._records.get(peer)
+        return 0.0 if record is None else max(record.until, record.told)

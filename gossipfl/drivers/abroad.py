@@ -35,8 +35,6 @@ SOON, AGAIN, SELDOM = 3.0, 30.0, 600.0
 #: Seconds by which this node must have been there before another to stay where the two do not agree, and
 #: seconds in which it looks for someone who does agree.
 FIRST, LOOK = 3.0, 5.0
-#: Seconds that a node stays after its last round for neighbours whose line is down.
-PARTING: Final = 30.0
 #: Seconds between two looks at all this.
 EVERY: Final = 0.5
 

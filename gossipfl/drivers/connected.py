@@ -41,6 +41,7 @@ from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
 from gossipfl.drivers.keeping import Keeping
 from gossipfl.drivers.meddling import Meddling
 from gossipfl.drivers.neighborhood import Neighborhood, terms
+from gossipfl.drivers.parting import Parting
 from gossipfl.drivers.place import Control, Place, Stale, Stopped
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria
@@ -129,6 +130,7 @@ class Connected:
         self._lent: set[tuple[int, int]] = set()  # lines on which this node's model has been given away
         self._lender = -1  # whose model this node wants
         self._borrowed: Model | None = None
+        self._parting = Parting()
         self._awaited = {f.round for f in config.fault if f.round is not None}  # rounds for which faults wait
         self._skipped_from: int | None = None  # the last round before those that were left out
         if place.resume is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Final
 from gossipfl import draw
 from gossipfl.core.events import Received
 from gossipfl.core.messages import Hello
+from gossipfl.core.quarantine import Quarantine
 from gossipfl.draw import Purpose
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.script import Act, returns
 
 if TYPE_CHECKING:
     from gossipfl.drivers.travels import Travels
+    from gossipfl.drivers.world import Line
 
 # what a draw is for, the first key after the purpose
 MESSAGES: Final = 30
@@ -42,6 +45,7 @@ class Disasters:
         self._messages: dict[int, Act] = {}  # of the faults of messages that last, by number
         self._again, self._count = draw.prefix(self._seed, Purpose.NETWORK, _AGAIN), itertools.count()
         self._drawn: dict[tuple[int, int, int], int] = {}  # messages of a fault's line and direction
+        self._quarantines = defaultdict[int, Quarantine](Quarantine)  # of every node
 
     def begin(self, begun: float) -> None:
         """Training begins."""
@@ -59,6 +63,10 @@ class Disasters:
     def factor(self, node: int) -> float:
         """How many times longer a node's steps take now."""
         return math.prod(act.factor for act in self._slow if node in act.nodes)
+
+    def apart(self, i: int, j: int) -> float:
+        """When neither of two nodes leaves the other alone any more; 0: neither ever did."""
+        return max(self._quarantines[i].over(j), self._quarantines[j].over(i))
 
     # ------------------------------------------------------------------ what happens
 
@@ -158,11 +166,23 @@ class Disasters:
             world.mend_later(line, now)
 
     def _rejected(self, peer: int, event: Received, now: float) -> None:
-        """Bytes that are no message have arrived: the receiver counts it and closes the line."""
-        if self._world.stands(peer, event) and not self._world.travellers[peer].away:
+        """Bytes that are no message have arrived: the receiver counts it and closes the line, and may leave
+        the sender alone from now on."""
+        world, sender = self._world, event.peer
+        if world.stands(peer, event) and not world.travellers[peer].away:
             text = "bytes that are no message (a fault of the script)"
-            self._world.tell(peer, "rejected", now, peer=event.peer, text=text)
+            world.tell(peer, "rejected", now, peer=sender, text=text)
+            for note in self._quarantines[peer].reject(sender, now):
+                world.tell(peer, note.kind, now, peer=sender, text=note.text)
+                line = world.lines[min(sender, peer), max(sender, peer)]
+                line.closed += 1
+                world.put(self._quarantines[peer].over(sender), peer, partial(self._let_in, line))
         self._break(peer, event, now)
+
+    def _let_in(self, line: Line, now: float) -> None:
+        """A quarantine is over."""
+        line.closed -= 1
+        self._world.mend_later(line, now)
 
     def _late(self, peer: int, event: Received, now: float) -> None:
         """A message of a line that has been replaced arrives all the same."""

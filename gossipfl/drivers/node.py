@@ -13,7 +13,7 @@ from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.messages import Want
 from gossipfl.drivers import keeping
-from gossipfl.drivers.abroad import EVERY, PARTING
+from gossipfl.drivers.abroad import EVERY
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
@@ -141,11 +141,13 @@ class Node(Connected):
                 raise Refused(f"{self._name}: {why}")
 
     def _let_go(self) -> None:
-        """Nobody says of who hangs, or is on another machine, that it is gone for good: after a while, it
-        is."""
-        if self.now - self.ended > PARTING:
-            for j in self.machine.missing():
-                self._handle(PeerDown(j, None, gone=True))
+        """Wait no longer for neighbors that have not been there for a while."""
+        for j in self._parting.given_up(self.machine.missing(), self._apart, self.now):
+            self._handle(PeerDown(j, None, gone=True))
+
+    def _apart(self, peer: int) -> float:
+        """When the last quarantine between this node and a peer is over."""
+        return self.transport.apart(peer) - self._epoch
 
     # ------------------------------------------------------------------ a round
 

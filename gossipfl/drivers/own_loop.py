@@ -16,9 +16,10 @@ from gossipfl.core.events import Adopt, Halt, Leave
 from gossipfl.core.exchange.agree import DATA
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.stopping import Criteria, Vigil
-from gossipfl.drivers.abroad import EVERY, PARTING, Lan
+from gossipfl.drivers.abroad import EVERY, Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
 from gossipfl.drivers.node import FLUSH_EVERY, Node
+from gossipfl.drivers.parting import PARTING
 from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import finite

@@ -18,6 +18,7 @@ from typing import Final
 from gossipfl.core.events import Lost, PeerDown, PeerUp, Received
 from gossipfl.core.membership import DEAD, SUSPECT
 from gossipfl.drivers.disasters import Disasters
+from gossipfl.drivers.parting import PARTING, Parting
 from gossipfl.drivers.place import REJOIN
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.script import acts
@@ -25,8 +26,8 @@ from gossipfl.drivers.world import Line, Watch, World
 
 #: Heartbeats without a word after which a line is taken for broken, as by real nodes.
 MISSED: Final = DEAD
-#: Seconds that a node which is done waits for neighbours whose lines are down, as real ones do.
-PARTING: Final = 30.0
+#: Looks of a node that is done at who is there, in the time for which it waits for one who is not.
+LOOKS: Final = 30
 #: What the draw of an incarnation is for, the first key after the purpose.
 INCARNATION: Final = 31
 #: Seconds until a line that broke is dialled anew, as by real nodes.
@@ -108,17 +109,21 @@ class Travels(World):
     def parting(self, i: int, now: float) -> None:
         """A node has made its rounds; if it is still there after a while, it waits for nobody who is away."""
         if self.faulty:
-            self.put(now + PARTING, i, partial(self._let_go, i))
+            self._let_go(i, Parting(), now)
 
-    def _let_go(self, i: int, now: float) -> None:
+    def _let_go(self, i: int, parting: Parting, now: float) -> None:
         node = self.travellers[i]
         if node.left or node.lost:
             return
         if not node.away:
-            for j in self.missing(i):
+            for j in parting.given_up(self.missing(i), partial(self._apart, i), now):
                 self.hear(i, PeerDown(j, None, gone=True), now)
         if not node.left:
-            self.put(now + PARTING, i, partial(self._let_go, i))
+            self.put(now + PARTING / LOOKS, i, partial(self._let_go, i, parting))
+
+    def _apart(self, i: int, j: int) -> float:
+        """When the last quarantine between two nodes is over."""
+        return 0.0 if self.disasters is None else self.disasters.apart(i, j)
 
     # ------------------------------------------------------------------ absences
 

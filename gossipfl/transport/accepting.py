@@ -17,11 +17,10 @@ import zmq
 from gossipfl.core.events import Event, Note, PeerDown, Received
 from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.messages import Hello, Message, Refuse, Welcome
-from gossipfl.core.quarantine import Quarantine
+from gossipfl.core.quarantine import Quarantine, alone, reason
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import WATCHER, Gate, Keys, Left
 from gossipfl.transport.descriptor import Descriptor, descriptor
-from gossipfl.transport.dialling import ALONE
 from gossipfl.transport.lookout import Lookout
 from gossipfl.transport.readiness import Socket, readable
 from gossipfl.transport.signs import Signs
@@ -263,9 +262,10 @@ class Accepting:
                 raise RemoteProtocolError("a second hello on one connection")
             if line.identity and str(who.node) not in line.identity:
                 raise RemoteProtocolError(f"a hello of node {who.node} with the key of {line.identity[0]}")
-            if self._quarantine.left(who.node, time.monotonic()):
+            left = self._quarantine.left(who.node, time.monotonic())
+            if left:
                 with contextlib.suppress(zmq.ZMQError):
-                    self.send(key, next(encode(Refuse(message.session, ALONE), self._who)))
+                    self.send(key, next(encode(Refuse(message.session, reason(left)), self._who)))
                 line.peer = -1
                 return []
             line.instance = message.about.get(INSTANCE)
@@ -276,6 +276,10 @@ class Accepting:
             self._routes[who.node, message.session] = key
         elif line.peer is None:
             raise RemoteProtocolError("a message before hello")
+        elif isinstance(message, Refuse) and alone(message.reason) is not None:
+            told = self._quarantine.told(line.peer, message.reason, time.monotonic())
+            self.hang_up(line.peer, line.session)
+            return [*told, PeerDown(line.peer, line.session)]
         assert line.peer is not None
         return [Received(line.peer, line.session, message)]
 

@@ -13,14 +13,14 @@ import zmq
 
 from gossipfl.core.events import Event, Note, PeerDown, PeerUp, Received
 from gossipfl.core.messages import Refuse
-from gossipfl.core.quarantine import Quarantine
+from gossipfl.core.quarantine import Quarantine, alone, reason
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.readiness import Socket
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.sockets import Fetch, Sockets, monitored
-from gossipfl.transport.wire import Beat, Decoder, Frames, Layout
+from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _CLOSED = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
@@ -38,8 +38,8 @@ _TROUBLE: Final[Mapping[int, str]] = {
 }
 #: Seconds until a dial that failed is tried again: from the first to the last, doubling.
 REDIAL: Final = (0.05, 1.0)
-#: How a node is told that it is left alone for a while, since what it sent could not be taken.
-ALONE: Final = "leaves this node alone for a while: what it sent was rejected"
+#: Milliseconds in which the last word on a line may leave that this end ends.
+LAST_WORD: Final = 1000
 #: Milliseconds until libzmq itself would connect again.
 NEVER: Final = 3_600_000
 
@@ -73,10 +73,16 @@ class Dialling:
     """The edges that this end dials, by peer. `signs` are kept of each."""
 
     def __init__(
-        self, sockets: Sockets, layout: Layout, keys: Keys | None, signs: Signs, quarantine: Quarantine
+        self,
+        sockets: Sockets,
+        layout: Layout,
+        who: Who,
+        keys: Keys | None,
+        signs: Signs,
+        quarantine: Quarantine,
     ) -> None:
         self._sockets, self._layout, self._keys, self._signs = sockets, layout, keys, signs
-        self._quarantine = quarantine
+        self._who, self._quarantine = who, quarantine
         self.fetch: Fetch | None = None
         self._dialled: dict[int, _Dialled] = {}
         self._held: set[int] = set()  # peers that are not dialled for now
@@ -120,6 +126,16 @@ class Dialling:
         dialled = self._dialled.get(peer)
         if dialled is not None and dialled.socket is not None and dialled.session == session:
             self._retry_later(dialled)
+
+    def leave_alone(self, peer: int, session: int) -> None:
+        """End a session with a peer that is left alone from now on, and say so."""
+        dialled = self._dialled.get(peer)
+        if dialled is not None and dialled.socket is not None and dialled.session == session:
+            left = self._quarantine.left(peer, time.monotonic())
+            with contextlib.suppress(zmq.ZMQError):
+                word = next(encode(Refuse(session, reason(left)), self._who))
+                dialled.socket.send_multipart(word, zmq.NOBLOCK)
+            self._retry_later(dialled, LAST_WORD)
 
     def hold(self, peer: int) -> None:
         """End the connection to a peer, and do not dial until `release`."""
@@ -247,16 +263,18 @@ class Dialling:
                     Note("rejected", dialled.peer, str(error)),
                     PeerDown(dialled.peer, dialled.session),
                 ]
-                events += self._quarantine.reject(dialled.peer, time.monotonic())
-                self._retry_later(dialled)
-                return events
+                told = self._quarantine.reject(dialled.peer, time.monotonic())
+                if told:
+                    self.leave_alone(dialled.peer, dialled.session)
+                else:
+                    self._retry_later(dialled)
+                return events + told
             if done is None:
                 continue
-            if isinstance(done[0], Refuse) and done[0].reason.startswith(ALONE):
-                if dialled.trouble != ALONE:
-                    events.append(Note("quarantined", dialled.peer, done[0].reason))
+            if isinstance(done[0], Refuse) and alone(done[0].reason) is not None:
+                events += self._quarantine.told(dialled.peer, done[0].reason, time.monotonic())
                 self._retry_later(dialled)
-                dialled.trouble = ALONE
+                dialled.trouble = done[0].reason
                 return events
             if not isinstance(done[0], Beat):
                 dialled.pause, dialled.trouble, dialled.greeted = REDIAL[0], "", True
@@ -293,8 +311,8 @@ class Dialling:
             dialled.socket.close(linger=linger)
             dialled.socket = dialled.monitor = dialled.decoder = None
 
-    def _retry_later(self, dialled: _Dialled) -> None:
-        self._hang_up(dialled)
+    def _retry_later(self, dialled: _Dialled, linger: int = 0) -> None:
+        self._hang_up(dialled, linger)
         if dialled.peer in self._held:
             return
         now = time.monotonic()

@@ -62,7 +62,7 @@ class ZeroMQ:
         self.signs = signs
         keys = None if line is None else line.keys
         self._quarantine = Quarantine()
-        self._dialling = Dialling(self._sockets, layout, keys, signs, self._quarantine)
+        self._dialling = Dialling(self._sockets, layout, who, keys, signs, self._quarantine)
         self._accepting = Accepting(self._sockets, layout, who, signs, self._quarantine)
         self._ending: list[Left | Session] = []  # connections that are over, seen in the last poll
         self._beat: Callable[[], Beat] | None = None
@@ -160,8 +160,16 @@ class ZeroMQ:
         told, session = self._quarantine.reject(peer, time.monotonic()), self.lines().get(peer)
         if session is None:
             return [*told]
+        if told:
+            with self._lock:
+                self._dialling.leave_alone(peer, session)
         self.hang_up(peer, session)
         return [*told, PeerDown(peer, session)]
+
+    def apart(self, peer: int) -> float:
+        """When neither of the two leaves the other alone any more (monotonic seconds); 0: neither ever
+        did."""
+        return self._quarantine.over(peer)
 
     def hang_up(self, peer: int, session: int) -> None:
         """End a session; this end dials again if it dialled. No event tells of it."""

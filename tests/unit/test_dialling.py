@@ -116,6 +116,7 @@ def test_who_sends_numbers_that_are_none_three_times_is_left_alone_for_a_while(
         here.dial(1, there.address)
         bad, good = (here, there) if sender == "who dialled" else (there, here)
         notes: list[str] = []
+        told: list[str] = []  # to the one that is left alone
 
         def meet() -> None:
             """One turn of both: greetings are answered, and NaN follows them."""
@@ -129,8 +130,8 @@ def test_who_sends_numbers_that_are_none_three_times_is_left_alone_for_a_while(
                         if one is bad:
                             nan = torch.full((3,), torch.nan)
                             one.send(other, event.session, Data(0, -1, (nan,)))
-                    elif isinstance(event, Note) and one is good:
-                        notes.append(event.kind)
+                    elif isinstance(event, Note):
+                        (notes if one is good else told).append(event.kind)
 
         def until_noted(kind: str, times: int) -> float:
             end = time.monotonic() + 60
@@ -142,6 +143,11 @@ def test_who_sends_numbers_that_are_none_three_times_is_left_alone_for_a_while(
         # then it is rejected three times, and left alone
         since = until_noted("quarantined", 1)
         assert notes == ["rejected"] * 3 + ["quarantined"]
+        # and knows so, and until when
+        while not told:
+            meet()
+        assert told == ["quarantined"]
+        assert bad.apart(0 if bad is there else 1) > since
         # and afterwards it may come again
         assert until_noted("rejected", 4) - since >= 0.5
         assert notes.count("quarantined") == 1

@@ -12,6 +12,7 @@ import torch
 
 import gossipfl
 from gossipfl.config import load_config
+from gossipfl.core.quarantine import FIRST
 from gossipfl.learning.workload import workload
 
 torch.set_num_threads(1)
@@ -72,6 +73,19 @@ def test_whatever_befalls_messages_the_mean_is_kept(kind: str, exchange: str) ->
     assert seen["fault"] == 1
     assert (seen["peer_down"] > 0) == (kind != "duplicate")
     assert (seen["rejected"] > 0) == (kind == "corrupt")
+
+
+@pytest.mark.parametrize("exchange", ["rounds", "pairwise"])
+def test_who_is_left_alone_at_the_end_is_waited_for_and_the_mean_is_kept(exchange: str) -> None:
+    # given messages of which so many are changed that lines stay down for a quarantine, to the end and beyond
+    config = keys({"kind": "corrupt", "at": 0.1, "share": 0.3, "for": 0.3}, **EXCHANGES[exchange])
+
+    result = run(config)
+
+    assert kinds(result)["quarantined"] >= 3
+    back = [float(str(r["time"])) for r in result.records if r["kind"] == "peer_up"]
+    assert max(back) > FIRST
+    assert result.summary["finished"] and drift(config, result) < 1e-13
 
 
 @pytest.mark.parametrize("kind", MESSAGES)

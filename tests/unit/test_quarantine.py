@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gossipfl.core.events import Note
-from gossipfl.core.quarantine import FIRST, LONGEST, MEMORY, STRIKES, Quarantine
+from gossipfl.core.quarantine import FIRST, LONGEST, MEMORY, STRIKES, Quarantine, alone, reason
 
 
 def strike(quarantine: Quarantine, now: float) -> float:
@@ -42,3 +42,27 @@ def test_each_time_is_twice_as_long_up_to_the_longest() -> None:
 def test_rejections_of_long_ago_are_forgotten() -> None:
     quarantine = Quarantine()
     assert [quarantine.reject(1, k * MEMORY / 2) for k in range(10)] == [[]] * 10
+
+
+def test_who_is_left_alone_is_told_for_how_long() -> None:
+    assert alone(reason(9.2)) == 10.0
+    assert alone("leaves this node alone for 9999 s: at will") == LONGEST
+    assert alone("bob has algorithm.rule = d2, you have dpsgd") is None
+
+
+def test_a_peer_that_says_so_again_and_again_is_told_of_once_a_quarantine() -> None:
+    quarantine = Quarantine()
+    told = [Note("quarantined", 1, reason(10.0))]
+    assert quarantine.over(1) == 0.0
+    assert quarantine.told(1, reason(10.0), 100.0) == told
+    assert quarantine.told(1, reason(9.0), 101.0) == []
+    assert quarantine.over(1) == 110.0
+    assert quarantine.told(1, reason(10.0), 120.0) == told
+
+
+def test_it_is_over_when_neither_of_the_two_leaves_the_other_alone() -> None:
+    quarantine = Quarantine()
+    quarantine.told(1, reason(4.0), 100.0)
+    strike(quarantine, 100.0)
+    assert quarantine.over(1) == 100.0 + FIRST
+    assert quarantine.over(2) == 0.0
