@@ -14,21 +14,30 @@ import sys
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 log = logging.getLogger(__name__)
+
+
+class Life(NamedTuple):
+    """What a child is for."""
+
+    run: Callable[[], None]  # all that it does
+    name: str  # what its log calls it
+    line: int  # the one of its parent's files that it needs
 
 
 class Forked:
     """A child, alive from when it is made; `multiprocessing.Process` as far as it goes."""
 
-    def __init__(self, run: Callable[[], None], name: str, ends: array[int]) -> None:
-        """run: all that the child does; name: what its log calls it; ends: files of its parent that it
-        closes, by number, since it would copy the memory of every object it touches. Raises OSError."""
+    def __init__(self, life: Life, ends: array[int]) -> None:
+        """ends: files of its parent that it closes, but for its line: by number, since it would copy the
+        memory of every object it touches. Raises OSError."""
         self.exitcode: int | None = None
         _flush()  # or the child has it too
         self.pid = os.fork()
         if self.pid == 0:
-            _live(run, name, ends)
+            _live(life, ends)
 
     def is_alive(self) -> bool:
         """Does it run?"""
@@ -57,19 +66,20 @@ class Forked:
             self.exitcode = os.waitstatus_to_exitcode(status)
 
 
-def _live(run: Callable[[], None], name: str, ends: array[int]) -> None:
+def _live(life: Life, ends: array[int]) -> None:
     code = 1
     try:
         for end in ends:
-            os.close(end)
+            if end != life.line:
+                os.close(end)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-        multiprocessing.current_process().name = name
-        run()
+        multiprocessing.current_process().name = life.name
+        life.run()
         code = 0
     except BaseException:
-        log.exception("%s ended", name)
+        log.exception("%s ended", life.name)
     finally:
         _flush()
         os._exit(code)

@@ -1,9 +1,12 @@
 """How this process handles memory: what is free is kept and used again, but for models so big that what lies
-free between their vectors would be as much again."""
+free between their vectors would be as much again. What processes that are forked from this one write into,
+they hold alone: they are left few old pages to write into."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -19,6 +22,18 @@ BIG: Final = 64 * 1024 * 1024
 #: Bytes from which a piece of memory is got from the system and given back (glibc takes no more here).
 PIECE: Final = 32 * 1024 * 1024
 
+#: Bytes of a model up to which a megabyte that a node holds besides counts.
+SMALL: Final = 2**20
+#: Bytes of the pieces by which what lies free between others is used up, and how many are taken at a time.
+_PIECES: Final = (4096, 3072, 2048, 1536, *range(1024, 16, -16))
+_AT_ONCE: Final = 50
+
+
+class _Held(ctypes.Structure):
+    """mallinfo2(3); of its ten figures the last two: bytes that are free, and those at its end."""
+
+    _fields_ = (("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t))
+
 
 def keep() -> None:
     """Let glibc keep what is freed, whatever its size: a vector a round is as large as the model, and memory
@@ -29,6 +44,39 @@ def keep() -> None:
 def give_back() -> None:
     """Let glibc get big pieces from the system, and give them back when they are free."""
     _set({_MMAP_THRESHOLD: PIECE, _MMAP_MAX: 65_536})
+
+
+def seal(model: int) -> None:
+    """Before forks, of nodes with a model of so many bytes: nothing of what this process holds is collected
+    any more, and nothing is free between it. A child then writes its own things side by side into new pages,
+    instead of each into the hole of an old page, which it would copy. (Big models are left the holes in which
+    their vectors fit.)"""
+    gc.collect()
+    sys._clear_type_cache()  # or a child gives back each name in it, one a page, when it finds others
+    if model < SMALL:
+        with suppress(OSError, AttributeError):  # not glibc, or an old one
+            _fill(ctypes.CDLL(None))
+    gc.freeze()
+
+
+def _fill(libc: ctypes.CDLL) -> None:
+    """Use up what is free between other things, up to the heap's end."""
+    libc.mallinfo2.restype = _Held
+    for size in _PIECES:
+        left = _between(libc)
+        while True:
+            for _ in range(_AT_ONCE):
+                libc.malloc(ctypes.c_size_t(size))
+            before, left = left, _between(libc)
+            if left > before - size * _AT_ONCE // 2:  # most came from the end
+                break
+    libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def _between(libc: ctypes.CDLL) -> int:
+    """Bytes that are free, but for those at the heap's end."""
+    held = libc.mallinfo2()
+    return int(held.fordblks - held.keepcost)
 
 
 def _set(options: Mapping[int, int]) -> None:

@@ -6,7 +6,6 @@ is gone, and hears when a node is bound, begins, has a checkpoint, and ends.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import multiprocessing
@@ -17,7 +16,7 @@ import sys
 import time
 import uuid
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,11 +25,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from gossipfl.drivers import checkpoint
+from gossipfl.drivers import checkpoint, memory
 from gossipfl.drivers.birth import born, can_fork, spawned
 from gossipfl.drivers.connected import layout
 from gossipfl.drivers.faults import Faults
-from gossipfl.drivers.forked import Forked
+from gossipfl.drivers.forked import Forked, Life
 from gossipfl.drivers.life import PARAMETERS, parameters_paths
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.place import Place
@@ -110,13 +109,12 @@ class Nursery:
         self._commons = self._share(self._forking)
         self._selector.register(self._parent, selectors.EVENT_READ, None)
         self._ends = array("i", [self._selector.fileno()])
-        gc.collect()
-        gc.freeze()
+        names, run = self._plan.config.names, self._run
+        goes_on = [(run.resume.get(name), run.lost.get(name, "")) for name in names]
+        places = [self._place(node, *from_) for node, from_ in enumerate(goes_on)]
+        memory.seal(self._load.d * torch_dtype(self._plan.config.train.dtype).itemsize)
         try:
-            for node in range(self._plan.n):
-                name = self._plan.config.names[node]
-                goes_on = self._run.resume.get(name), self._run.lost.get(name, "")
-                self._children.append(self._start(self._place(node, *goes_on)))
+            self._start(places)
         except OSError as error:
             started = len(self._children)
             self.__exit__()
@@ -157,22 +155,35 @@ class Nursery:
         where = Place(node, self._folder, self._scratch, listen, beats, self._run.epoch, resume, lost)
         return where._replace(commons=self._commons, instance=instance, anew=bool(instance))
 
-    def _start(self, place: Place) -> _Child:
-        ours, theirs = self._context.Pipe()
-        process: Forked | BaseProcess
-        if self._forking:
-            self._ends.append(ours.fileno())
-            name = self._plan.config.names[place.node]
-            process = Forked(partial(born, self._plan, self._load, place, theirs), name, self._ends)
-        else:
-            args = (self._plan.config.to_dict(), place, theirs)
-            other: BaseProcess = self._context.Process(target=spawned, args=args)
-            other.start()
-            process = other
-        theirs.close()
-        child = _Child(place.node, process, ours)
-        self._selector.register(ours, selectors.EVENT_READ, child)
-        return child
+    def _start(self, places: Sequence[Place]) -> None:
+        """A process for each of these nodes. What this one writes between two forks is held by the child
+        before them alone: all that can be is made before the first."""
+        lines = [self._context.Pipe() for _ in places]
+        lives = []
+        for place, (_, line) in zip(places, lines, strict=True):
+            run = partial(born, self._plan, self._load, place, line)
+            lives.append(Life(run, self._plan.config.names[place.node], line.fileno()))
+        self._ends.extend(end.fileno() for line in lines for end in line)
+        children: list[Forked | BaseProcess] = []
+        try:
+            if self._forking:
+                for life in lives:
+                    children.append(Forked(life, self._ends))
+            else:
+                children += map(self._spawn, places, (line for _, line in lines))
+        finally:
+            for place, process, (line, its) in zip(places, children, lines, strict=False):
+                its.close()
+                child = _Child(place.node, process, line)
+                self._selector.register(line, selectors.EVENT_READ, child)
+                self._children[place.node : place.node + 1] = [child]
+
+    def _spawn(self, place: Place, line: Connection) -> BaseProcess:
+        process: BaseProcess = self._context.Process(
+            target=spawned, args=(self._plan.config.to_dict(), place, line)
+        )
+        process.start()
+        return process
 
     def __exit__(self, *exception: object) -> None:
         for child in self._children:
@@ -235,8 +246,8 @@ class Nursery:
         kept = checkpoint.rounds(self._folder / checkpoint.FOLDER / self._plan.config.names[node])
         alive = [c.control.fileno() for c in self._children if c.alive]
         self._ends = array("i", [self._selector.fileno(), *alive])
-        place = self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)
-        child = self._children[node] = self._start(place)
+        self._start([self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)])
+        child = self._children[node]
         child.begun, child.kept, child.before = before.begun, set(kept), before.bound
         gone = [c.node for c in self._children if not c.alive and not self._returns(c)]
         if gone:
