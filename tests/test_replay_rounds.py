@@ -29,12 +29,14 @@ FAULTS = {
         {"kind": "drop", "round": 8, "share": 0.05, "for": 0.3},
         {"kind": "kill", "round": 12, "node": 2},
     ],
+    "slow": [{"kind": "hang", "round": 5, "node": 0, "for": 1.0}],
     "exact": [{"kind": "kill", "round": 8, "node": 1, "for": 0.2}],
     "lost": [{"kind": "kill", "round": 8, "node": 1, "for": 0.2}],
 }
 KEYS: dict[str, Mapping[str, object]] = {
     "killed": {"algorithm.rule": "push-sum", "topology.graph": "directed-ring", "swarm.rounds": 20},
     "late": {"wire.deadline": 0.01, "algorithm.rule": "gradient-tracking"},
+    "slow": {"wire.deadline": 0.05, "wire.transport": "ipc", "train.task": "quadratic"},
     "exact": {"swarm.checkpoint_every": 1, "algorithm.rule": "dpsgd-cta", "train.momentum": 0.9},
     "lost": {},
 }
@@ -47,11 +49,11 @@ def text(faults: list[dict[str, object]]) -> str:
     )
 
 
-def record(folder: Path, case: str) -> Path:
+def record(folder: Path, case: str, **more: object) -> Path:
     """A run of real processes, in `folder/run`."""
     script = folder / "script.toml"
     script.write_text(text(FAULTS[case]))
-    keys = {"swarm.nodes": 4, "swarm.rounds": 60, "swarm.eval_every": 20, **KEYS[case]}
+    keys = {"swarm.nodes": 4, "swarm.rounds": 60, "swarm.eval_every": 20, **KEYS[case], **more}
     gossipfl.swarm(script, overrides=keys, out=folder / "run")
     return folder / "run"
 
@@ -105,6 +107,21 @@ def test_so_is_one_with_deadlines_whose_payloads_came_late(tmp_path: Path) -> No
     run = record(tmp_path, "late")
     assert kinds(run)["skip"] and kinds(run)["correction"]
 
+    require_bits(run)
+
+
+def test_what_a_slow_neighbor_is_still_being_sent_is_not_written_while_a_fast_one_has_it(
+    tmp_path: Path,
+) -> None:
+    # given payloads of which most are still in their sender's memory while the node they go to hangs, and its
+    # neighbors go on with the opposite node, in steps that write where the model is
+    draw = np.random.default_rng(3)
+    a, b = draw.uniform(0.5, 1.5, (4, 400_000)), draw.normal(size=(4, 400_000))
+    np.savez(tmp_path / "quadratic.npz", a=a, b=b)
+
+    run = record(tmp_path, "slow", **{"task.file": str(tmp_path / "quadratic.npz")})
+
+    assert kinds(run)["skip"] and kinds(run)["correction"]
     require_bits(run)
 
 

@@ -118,6 +118,7 @@ class Connected:
         self._adopted: Adopt | None = None
         self._at: Tensor | None = None  # where the parameters are, if that is known without looking
         self._has_word = _readable(control)
+        self._sound = False  # are the parameters known to be finite until the next round is closed?
         self.moved = False  # have the parameters changed since the last round?
         self._left = False
         self._told = (0, 0)
@@ -215,7 +216,7 @@ class Connected:
                         return
                 case Shift(delta):
                     self.learner.load(self._copy() + delta)
-                    self._at, self.moved = None, True
+                    self._at, self._sound, self.moved = None, False, True
                     self.recorder.write("shift", round=self.rounds, time=self.now)
                 case Finished():
                     self._left = True

@@ -18,7 +18,7 @@ from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
 from gossipfl.drivers.place import REJOIN, Place
-from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, wrong
+from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, sound, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
 from gossipfl.learning.training import Phase, drain
@@ -169,7 +169,7 @@ class Node(Connected):
 
     def _wrong(self, phase: Phase) -> str | None:
         """What is not finite after a local phase, or None."""
-        return wrong(phase, self.learner.vector)
+        return None if self._sound else wrong(phase, self.learner.vector)
 
     def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
         """Close the round whose local phase, from x [d] on, is done."""
@@ -195,6 +195,7 @@ class Node(Connected):
         else:
             self.learner.load(adopt.x)
         self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
+        self._sound = self.learner.still and sound(adopt)
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
         self._catch_up()

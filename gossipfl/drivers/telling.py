@@ -80,6 +80,12 @@ def wrong(phase: Phase, after: Tensor) -> str | None:
     return None if bool(finite(after)) else "a parameter became NaN or infinite"
 
 
+def sound(adopt: Adopt) -> bool:
+    """Is it known already that all of x is finite? How far it is from what was given, which is, has told."""
+    known = adopt.departure is not None and math.isfinite(adopt.departure)
+    return known and adopt.x is adopt.mixed[0]
+
+
 def finite(x: Tensor) -> Tensor:
     """Is all of the last axis finite? [..., d] -> bool [...]."""
     proven = torch.isfinite(x.sum(-1))  # a finite sum proves it in one pass; only another needs the second

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from gossipfl.config import load_config
-from gossipfl.core.aggregate import BLOCK, Departure, departure, ordered_sum
+from gossipfl.core.aggregate import BLOCK, WHOLE, Departure, departure, ordered_sum
+from gossipfl.core.events import Adopt
+from gossipfl.drivers.telling import sound
 from gossipfl.learning.flat import Flat
 from gossipfl.learning.training import ModuleLearner
 from gossipfl.learning.workload import workload
@@ -91,6 +93,27 @@ def test_a_sum_into_memory_has_the_bits_of_one_into_new(size: int, dtype: torch.
     assert total is into
     assert bits(total) == bits(ordered_sum(terms)) == bits(plain(terms))
     assert seen.value() == departure(values[1], total)
+
+
+def test_of_large_vectors_a_quarter_tells_how_far_they_are_apart() -> None:
+    given = torch.randn(WHOLE + 1)
+    got = given + 0.1 * torch.randn(WHOLE + 1)
+    exact = float((given - got).norm() / given.norm())
+
+    assert departure(given, got) == pytest.approx(exact, rel=0.01)
+    assert departure(given[:-1], got[:-1]) == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1000, WHOLE + 1])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_no_finite_distance_hides_a_number_that_is_none(size: int, value: float) -> None:
+    given = torch.ones(size)
+    got = given.clone()
+    assert sound(Adopt(0, got, (given,), (got,), (), departure(given, got)))
+
+    got[-1] = value
+
+    assert not sound(Adopt(0, got, (given,), (got,), (), departure(given, got)))
 
 
 def plain(terms: list[tuple[float, Tensor]]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch.utils.data import TensorDataset
 from gossipfl.drivers.bench.tasks import perceptron
 from gossipfl.drivers.bench.turns import Pace, calls
 from gossipfl.drivers.machine import cores
-from gossipfl.drivers.swarm import scratch_folder
+from gossipfl.drivers.swarm import MEMORY, scratch_folder
 from gossipfl.errors import GossipError
 from gossipfl.transport.wire import CHUNK
 
@@ -45,6 +46,7 @@ def bare_rounds(nodes: int, edges: Sequence[tuple[int, int]], size: int, transpo
             input=json.dumps(job) + "\n",
             capture_output=True,
             text=True,
+            env={**MEMORY, **os.environ},  # as the nodes have it: new memory costs as much as filling it
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
