@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse import csgraph
 
 from gossipfl.errors import ConfigError, Problem
 
@@ -76,6 +75,8 @@ class Graph:
 
     @cached_property
     def _components(self) -> tuple[int, NDArray[np.int32]]:
+        from scipy.sparse import csgraph  # it loads scipy.linalg: 5 MB that a node has no use for
+
         count, of = csgraph.connected_components(self.adjacency, directed=self.directed, connection="strong")
         return int(count), of
 
@@ -89,7 +90,8 @@ class Graph:
 
     def connected(self) -> bool:
         """Does a path lead from every node to every other (along the arcs)?"""
-        return self._components[0] <= 1
+        there = self.adjacency
+        return _reaches_all(there) and (not self.directed or _reaches_all(there.T.tocsr()))
 
     def diameter(self) -> int | None:
         """The longest shortest path, in hops; None where the graph is not connected."""
@@ -103,8 +105,24 @@ class Graph:
         return _diameter_by_bounds(self.adjacency)
 
 
+def _reaches_all(adjacency: sp.csr_array) -> bool:
+    """Does a path lead from node 0 to every other?"""
+    reached = np.zeros(adjacency.shape[0], dtype=bool)
+    reached[:1] = True
+    ahead = [0] if len(reached) else []
+    while ahead:
+        node = ahead.pop()
+        near = adjacency.indices[adjacency.indptr[node] : adjacency.indptr[node + 1]]
+        new = near[~reached[near]]
+        reached[new] = True
+        ahead += new.tolist()
+    return bool(reached.all())
+
+
 def _distances(adjacency: sp.csr_array, source: int) -> NDArray[np.int64]:
     """int64 [n]: hops between `source` and every node of a connected graph."""
+    from scipy.sparse import csgraph
+
     return np.asarray(csgraph.dijkstra(adjacency, unweighted=True, indices=np.array([source]))[0]).astype(
         np.int64
     )

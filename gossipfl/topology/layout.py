@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csgraph
 
 from gossipfl.topology.graph import Graph
 
@@ -73,6 +72,8 @@ def by_distance(graph: Graph) -> Positions:
     n = graph.n
     if n <= 2 or n > STRESS_NODES:
         return circle(n)
+    from scipy.sparse import csgraph
+
     hops = np.asarray(csgraph.shortest_path(graph.adjacency, directed=False, unweighted=True))
     finite = hops[np.isfinite(hops)]
     hops = np.where(np.isfinite(hops), hops, finite.max() + 1.0)

@@ -23,7 +23,6 @@ from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse import csgraph
 
 from gossipfl.topology.mixing import Mixing, from_matrix
 
@@ -56,6 +55,8 @@ class Rewiring:
         gone = np.array(sorted(dead), dtype=np.int64)
         if not len(gone):
             return []
+        from scipy.sparse import csgraph
+
         near = self._graph[gone]
         count, of = csgraph.connected_components(near[:, gone], directed=False)
         found: set[tuple[int, int]] = set()

@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse import linalg
 
 from gossipfl.topology.graph import Graph
 from gossipfl.topology.mixing import Mixing
@@ -58,6 +57,8 @@ def product(cycle: list[Mixing]) -> tuple[float, float]:
     start = np.cos(np.arange(n) * 1.7)
     if np.abs(apply(start)).max() < 1e-12:
         return 0.0, 0.0
+    from scipy.sparse import linalg
+
     operator = linalg.LinearOperator((n, n), matvec=apply, rmatvec=adjoint, dtype=np.float64)
     norm = float(linalg.svds(operator, k=1, v0=start, return_singular_vectors=False)[0])
     values = linalg.eigs(operator, k=1, which="LM", v0=start, ncv=48, tol=1e-9, return_eigenvectors=False)
@@ -89,6 +90,8 @@ def _extremes(a: sp.csr_array, top: float) -> tuple[float, float]:
         moved: Array = a @ x + (inside - top) * x.mean()
         return moved
 
+    from scipy.sparse import linalg
+
     operator = linalg.LinearOperator((n, n), matvec=apply, dtype=np.float64)
     start = np.cos(np.arange(n) * 1.7)
     try:
@@ -110,6 +113,8 @@ def _leading(a: sp.csr_array) -> NDArray[np.complex128]:
     Where they are too near to each other for Arnoldi's method (long directed rings), those nearest to 1: by
     Gershgorin's circles no others of W >= 0 with a positive diagonal come near the unit circle.
     """
+    from scipy.sparse import linalg
+
     start = np.cos(np.arange(a.shape[0]) * 1.7) + 1.1
     try:
         values = linalg.eigs(

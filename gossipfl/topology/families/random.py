@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from gossipfl.draw import Purpose, generator
 from gossipfl.topology import layout
@@ -167,6 +166,8 @@ def geometric(n: int, arguments: Arguments, seed: int) -> Graph:
     radius = given[0] if given else usual
     if not radius > 0:
         raise wrong(f"{arguments.spec}: {radius:g} is no such distance", form)
+
+    from scipy.spatial import cKDTree  # 6 MB, for this graph alone
 
     def draw(rng: np.random.Generator) -> Graph:
         at = rng.random((n, 2))
