@@ -112,7 +112,8 @@ class Node(Connected):
     def _renew(self) -> None:
         """Let everyone begin the rule anew, in a round by which all can have heard of it."""
         assert isinstance(self.machine, Rounds)
-        self._handle(Renew(self._plan.end_of(self._place.node, self.machine.front + 1)))
+        at = self.machine.front + 1
+        self._handle(Renew(self._plan.end_of(self._place.node, at, self.machine.dead)))
 
     def _tell_begin(self) -> None:
         if self._place.resume is None:
@@ -327,7 +328,7 @@ class Node(Connected):
         if self._vigil is not None and self._vigil.enough(self.now - self.begun, values):
             assert isinstance(self.machine, Rounds)
             round = max(self.rounds, self.machine.round)  # where its neighbours are, if it has been away
-            self._handle(Halt(self._plan.end_of(self._place.node, round)))
+            self._handle(Halt(self._plan.end_of(self._place.node, round, self.machine.dead)))
         if evaluated or time.monotonic() - self._flushed > FLUSH_EVERY:
             self._flushed = time.monotonic()
             self.recorder.flush()

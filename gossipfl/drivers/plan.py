@@ -20,6 +20,7 @@ from gossipfl.core.stopping import end_of
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import Schedule, schedule
 from gossipfl.topology.rewire import Rewiring
+from gossipfl.topology.schedules import Cyclic
 from gossipfl.topology.weights import DEFAULT
 
 #: Bytes of a greeting in which parameters are told.
@@ -99,9 +100,13 @@ class Plan:
             }
         return sorted(found)
 
-    def end_of(self, node: int, rounds: int) -> int:
-        """After how many rounds all nodes end, if `node` has seen enough after `rounds`."""
-        return end_of(self.recipe.schedule, node, rounds, self.recipe.rule.early, self.rounds)
+    def end_of(self, node: int, rounds: int, dead: frozenset[int] = frozenset()) -> int:
+        """After how many rounds all nodes end, if `node` has seen enough after `rounds`. dead: who is got
+        around, where that is done: word takes another way then."""
+        made = self.recipe.schedule
+        if dead and self.rewiring is not None:
+            made = Cyclic(((made.graph(0), self.rewiring.mixing(dead)),))
+        return end_of(made, node, rounds, self.recipe.rule.early, self.rounds)
 
     def about(self, model: tuple[tuple[str, tuple[int, ...], str], ...], data_hash: str) -> dict[str, object]:
         """What a node tells when it meets another: both must say the same."""

@@ -272,7 +272,8 @@ class Simulation(Travels):
         values = self._evaluate(i, [node.rounds], now) if due(node.rounds, every, rounds) else {}
         if node.vigil is not None and node.vigil.enough(now - self.begun, values):
             round = max(node.rounds, node.machine.round)  # where its neighbours are, if it has been away
-            self._apply(i, node.machine.handle(Halt(self.plan.end_of(i, round)), now), now)
+            end = self.plan.end_of(i, round, node.machine.dead)
+            self._apply(i, node.machine.handle(Halt(end), now), now)
         if node.machine.round > node.rounds:  # its neighbours went on while it was away, or slow
             self._evaluate(i, jumped(node.rounds, node.machine.round, every, rounds), now)
             node.skipped_from, node.rounds = node.rounds - 1, node.machine.round
@@ -364,7 +365,8 @@ class Simulation(Travels):
     def _renew(self, i: int, now: float) -> None:
         """Let everyone begin the rule anew, in a round by which all can have heard of it."""
         machine = self._nodes[i].machine
-        self._apply(i, machine.handle(Renew(self.plan.end_of(i, machine.front + 1)), now), now)
+        round = self.plan.end_of(i, machine.front + 1, machine.dead)
+        self._apply(i, machine.handle(Renew(round), now), now)
 
     # ------------------------------------------------------------------ telling
 

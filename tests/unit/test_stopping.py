@@ -10,12 +10,14 @@ import torch
 
 import gossipfl
 from gossipfl import ConfigError, topology
+from gossipfl.config import load_config
 from gossipfl.core.aggregate import Row
 from gossipfl.core.events import Adopt, Begin, Effect, Halt, PeerUp, Received, Send, Stepped
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.messages import LAST, Data, Hello, Nothing, Stop
 from gossipfl.core.rules import averaging
 from gossipfl.core.stopping import Criteria, Vigil, end_of
+from gossipfl.drivers.plan import plan
 
 torch.set_num_threads(1)
 
@@ -184,6 +186,21 @@ def test_all_nodes_end_in_the_same_round_whichever_engine(
         assert result.summary["finished"] and result.summary["nodes_finished"] == n
     assert events.models is not None and vector.models is not None
     assert np.array_equal(events.models, vector.models)
+
+
+@pytest.mark.parametrize("rule", ["dpsgd", "dpsgd-cta"])
+def test_so_do_those_that_have_got_around_one_that_died(rule: str, tmp_path: Path) -> None:
+    """Without its centre a star is a ring, and word has further to go."""
+    n = 14
+    keys = quadratic(tmp_path, n, **{"algorithm.rule": rule, "topology.graph": "star"})
+    keys |= {"stop.target": {"metric": "error", "value": 1.0}, "network.jitter": 0.02}
+    keys |= {"algorithm.on_death": "rewire", "fault": [{"kind": "kill", "round": 3, "node": 0}]}
+
+    result = gossipfl.simulate(keys, engine="events")
+
+    ends = {r["node"]: r["round"] for r in result.records if r["kind"] == "round"}
+    assert {ends[i] for i in range(1, n)} == {result.summary["rounds"]}
+    assert plan(load_config(keys)).end_of(1, 10, frozenset({0})) == 10 + (rule == "dpsgd-cta") + (n - 1) // 2
 
 
 def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:

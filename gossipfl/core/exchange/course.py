@@ -135,6 +135,11 @@ class Course:
         return self._ends.inc
 
     @property
+    def dead(self) -> frozenset[int]:
+        """The nodes that are got around, as far as this one knows."""
+        return frozenset() if self._detours is None else self._detours.dead
+
+    @property
     def refused(self) -> str | None:
         """Why a peer will have nothing to do with this node."""
         return self._ends.refused

@@ -30,6 +30,7 @@ class Detours:
         self._rewiring, self._base, self._ends = rewiring, row, ends
         self._node = row(0).node
         self._own = frozenset((*ends.by_peer, self._node))
+        self.dead: frozenset[int] = frozenset()  # as far as this node knows
         self._wanted: frozenset[int] = frozenset()
         self._row: Row | None = None
 
@@ -51,6 +52,7 @@ class Detours:
 
     def lost(self, dead: Collection[int], said: int) -> None:
         """These nodes are gone for good, and no others. said: the last round of which no word is to come."""
+        self.dead = frozenset(dead)
         self._wanted = frozenset(self._rewiring.peers(self._node, dead))
         for j in self._wanted:
             self.meet(j, said)
