@@ -17,7 +17,7 @@ from gossipfl.drivers.abroad import EVERY
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
-from gossipfl.drivers.place import REJOIN, Place
+from gossipfl.drivers.place import OLD, REJOIN, Place
 from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, sound, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
@@ -27,8 +27,6 @@ from gossipfl.learning.training import Phase, drain
 FLUSH_EVERY: Final = 0.1
 #: Seconds without meeting anyone after which a node that comes back takes them to have left.
 ALONE: Final = 600.0
-#: Rounds by which a checkpoint may be older than the neighbors are, for its model to be gone on with.
-OLD: Final = 10
 #: What is told where it is older.
 OLDER: Final = "its checkpoint is older than what its neighbors know of it"
 #: Seconds in which a neighbor gives its model, or another is asked.

@@ -246,7 +246,8 @@ class Nursery:
         kept = checkpoint.rounds(self._folder / checkpoint.FOLDER / self._plan.config.names[node])
         alive = [c.control.fileno() for c in self._children if c.alive]
         self._ends = array("i", [self._selector.fileno(), *alive])
-        self._start([self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)])
+        place = self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)
+        self._start([place._replace(borrows=not kept and self._plan.config.algorithm.exchange == "rounds")])
         child = self._children[node]
         child.begun, child.kept, child.before = before.begun, set(kept), before.bound
         gone = [c.node for c in self._children if not c.alive and not self._returns(c)]

@@ -9,6 +9,8 @@ from gossipfl.transport.shared import Commons
 
 #: Seconds that a node that comes back waits for all its neighbours; then one of them is enough.
 REJOIN: Final = 3.0
+#: Rounds by which a checkpoint may be older than the neighbors are, for its model to be gone on with.
+OLD: Final = 10
 
 
 class Stopped(Exception):

@@ -38,6 +38,7 @@ from gossipfl.draw import Purpose
 from gossipfl.drivers import keeping, virtual_asynchronous
 from gossipfl.drivers.figures import Gathering
 from gossipfl.drivers.outcome import Outcome
+from gossipfl.drivers.place import OLD
 from gossipfl.drivers.plan import Plan, neighbors_of_all
 from gossipfl.drivers.replay import Replay
 from gossipfl.drivers.replay_rounds import RoundsReplay
@@ -81,6 +82,7 @@ class _Node(Traveller):
     saved: _Saved | None = None
     stale: int | None = None  # the round of its neighbours, who remember more of it than it does itself
     anew: bool = False  # do the others have to begin their rule anew with it?
+    borrows: bool = False  # does it take a neighbor's model, since its own is none, or old?
     skipped_from: int | None = None  # the last round before those that were left out
     lives: int = 0  # times that it has begun again
 
@@ -327,7 +329,8 @@ class Simulation(Travels):
         found.skipped_from, found.lives = None, found.lives + 1
         inc = draw.seed64(self.plan.config.swarm.seed, Purpose.NETWORK, INCARNATION, node, found.lives) >> 3
         if found.stale is not None:  # with its model, and nothing else
-            found.rounds = min(max(found.rounds, found.stale), self.plan.rounds)
+            before, found.rounds = found.rounds, min(max(found.rounds, found.stale), self.plan.rounds)
+            found.borrows = found.saved is None or found.rounds - before > OLD
             found.machine = self._machine(node, found.learner)
             found.machine.resume(anew(found.rounds, inc))
             found.stale, found.anew = None, True
@@ -336,7 +339,7 @@ class Simulation(Travels):
         found.machine, found.learner, found.vigil = fresh.machine, fresh.learner, fresh.vigil
         found.model = fresh.model
         if found.saved is None:
-            found.rounds, found.anew = 0, True
+            found.rounds, found.anew, found.borrows = 0, True, True
             found.machine.resume(anew(0, inc))
             self._tell(node, "note", 0, now, text="begins anew: it has kept nothing")
             return
@@ -351,11 +354,24 @@ class Simulation(Travels):
 
     def started(self, node: int, now: float) -> None:
         found = self._nodes[node]
+        if found.borrows:
+            self._borrow(node, now)
         found.x = found.model
         self._apply(node, found.machine.handle(Begin(found.x), now), now)
         if found.anew and self.plan.recipe.rule.keeps:
             self._renew(node, now)
         self._next(node, now)
+
+    def _borrow(self, i: int, now: float) -> None:
+        """A node that has come back takes the model of a neighbor, the lowest that is there; in no time."""
+        node = self._nodes[i]
+        node.borrows = False
+        there = [j for j, e in sorted(node.machine.edges.items()) if e.up and not self._nodes[j].away]
+        for j in there[:1]:
+            lender = self._nodes[j]
+            node.model = lender.model.clone()
+            text = f"takes the model that {self._names[j]} has after round {lender.rounds}"
+            self._tell(i, "note", node.rounds, now, text=text)
 
     def _come_back(self, i: int, now: float) -> None:
         """What a node has begun again from is older than what its neighbours remember."""

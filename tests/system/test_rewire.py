@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+import gossipfl
 
 if TYPE_CHECKING:
     from tests.system.conftest import Start
@@ -81,3 +84,29 @@ def test_the_leaves_of_a_star_go_on_as_a_ring_when_its_centre_is_killed(
     assert met == {(i, j) for i, j in ((1, 2), (2, 3), (3, 4), (1, 4))} | {(2, 1), (3, 2), (4, 3), (4, 1)}
     last = [r for r in records if r["kind"] == "round" and r["round"] > ROUNDS - 20]
     assert {(r["node"], r["neighbors"]) for r in last} == {(i, 2) for i in range(1, N)}
+
+
+def test_a_swarm_that_has_got_around_a_node_goes_on_as_it_was(tmp_path: Path) -> None:
+    # given a star without its centre, which has ended before all of it agreed
+    keys = {
+        "swarm.nodes": 6,
+        "swarm.rounds": 30,
+        "swarm.checkpoint_every": 1,
+        "topology.graph": "star",
+        "algorithm.on_death": "rewire",
+        "train.task": "consensus",
+        "task.dimension": 4,
+        "train.dtype": "float64",
+    }
+    script = tmp_path / "script.toml"
+    script.write_text('[[fault]]\nkind = "kill"\nround = 8\nnode = 0\n')
+    before = gossipfl.swarm(script, overrides=keys, out=tmp_path / "run", save_models=True).models
+    assert before is not None and np.ptp(before[1:], axis=0).max() > 1e-2
+
+    # when it goes on
+    after = gossipfl.swarm(resume=tmp_path / "run", overrides={"swarm.rounds": 800})
+
+    # then its ring does too, and the mean of the living is kept
+    assert after.models is not None and after.summary["lost"] == ["node-0"]
+    assert np.ptp(after.models[1:], axis=0).max() < 1e-9
+    assert np.abs(after.models[1:].mean(0) - before[1:].mean(0)).max() < 1e-12

@@ -185,9 +185,36 @@ def test_an_exact_state_that_comes_back_at_once_keeps_the_mean(exchange: str) ->
     lost = run(config)
 
     assert exact.summary["finished"] and lost.summary["finished"]
-    assert drift(config, lost) > 1e-3
+    assert drift(config, lost) > 1e-4
     if exchange == "rounds":
         assert drift(config, exact) < 1e-14
+
+
+@pytest.mark.parametrize("every", [0, 15])
+def test_who_comes_back_with_no_model_or_an_old_one_takes_that_of_a_neighbor(every: int) -> None:
+    """As real nodes do: its first model, or that of long ago, would undo what the others have agreed on."""
+    # given five nodes that have agreed by the time at which one of them dies
+    fault = {"kind": "kill", "round": 44, "node": 2, "for": 0.05}
+    config = keys(
+        fault, **{"swarm.rounds": 80, "swarm.checkpoint_every": every, "topology.graph": "complete"}
+    )
+
+    result = run(config)
+
+    # then it takes the model of the lowest, and the mean stays where it was
+    said = [str(r["text"]) for r in result.records if r["kind"] == "note" and r["node"] == 2]
+    assert any(text.startswith("takes the model that node-0 has after round 4") for text in said)
+    assert drift(config, result) < 1e-9 and agreement(result) < 1e-9
+
+
+def test_a_model_that_is_a_little_old_is_gone_on_with() -> None:
+    fault = {"kind": "kill", "round": 34, "node": 2, "for": 0.05}
+    config = keys(fault, **{"swarm.checkpoint_every": 15})
+
+    result = run(config)
+
+    said = " ".join(str(r["text"]) for r in result.records if r["kind"] == "note" and r["node"] == 2)
+    assert "its checkpoint is older" in said and "takes the model" not in said
 
 
 @pytest.mark.parametrize("every", [0, 1, 7])
