@@ -141,7 +141,7 @@ def _show(got: Array, seen: Departure) -> None:
 def _array(value: Tensor) -> Array:
     """All elements in a row; of bfloat16, which numpy does not know, as float32. No copy of what lies so."""
     array: Array
-    if value.dim() == 1 and value.dtype.itemsize >= 4 and value.device.type == "cpu":
+    if value.dim() == 1 and value.dtype.itemsize >= 4 and value.is_cpu:
         array = value.numpy()  # nothing in between: another tensor costs ten times as much
     else:
         wide = value if value.dtype.itemsize >= 4 else value.float()
@@ -161,7 +161,7 @@ def ordered_sum(
     if like.dtype.itemsize < 4:
         wide = ordered_sum([(weight, value.float()) for weight, value in terms])
         total = wide.to(like.dtype) if into is None else into.copy_(wide)
-    elif like.device.type != "cpu":
+    elif not like.is_cpu:
         total = _on_device(terms) if into is None else into.copy_(_on_device(terms))
     else:
         shape = like.numel() if like.dim() == 1 else like.shape  # a number is read ten times as quickly

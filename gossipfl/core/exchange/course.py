@@ -112,7 +112,8 @@ class Course:
 
     @property
     def _end(self) -> int:
-        return min(self._rounds, self.stop)
+        stop = self._news.stop
+        return self._rounds if self._rounds < stop else stop
 
     @property
     def stop(self) -> int:

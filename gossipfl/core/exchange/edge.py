@@ -90,14 +90,20 @@ class Edge:
         self.out[round] = Sent(payload, weight)
         return Data(round, self.counted, payload)
 
+    def take(self, round: int) -> Vectors | None:
+        """The peer's payload of a round in which the edge counts: what `settle` finds, and mostly all it
+        does."""
+        mine = self.out.get(round)
+        if mine is None or mine.settled or self.arcs or round not in self.inbox:
+            return None
+        mine.settled = True
+        return self.inbox.pop(round)
+
     def settle(self, through: int) -> list[Flow]:
         """Take the pairs of payloads up to and including a round; each is counted once. Ascending rounds."""
         flows: list[Flow] = []
-        inbox = self.inbox
-        for t in sorted(inbox) if len(inbox) > 1 else [*inbox]:
-            if t > through:
-                break
-            theirs = inbox.pop(t)
+        for t in sorted([t for t in self.inbox if t <= through]):
+            theirs = self.inbox.pop(t)
             if self.arcs:
                 flows.append(Flow(self.peer, t, theirs, self.owed.pop(t, None)))
                 continue

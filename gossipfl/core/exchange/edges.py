@@ -56,12 +56,7 @@ class Edges:
 
     def say(self, edge: Edge, message: Message) -> list[Effect]:
         """Send, if there is a line."""
-        send = self.sending(edge, message)
-        return [] if send is None else [send]
-
-    def sending(self, edge: Edge, message: Message) -> Send | None:
-        """The same as one effect, or none."""
-        return Send(edge.peer, edge.session, message) if edge.up and edge.session is not None else None
+        return [Send(edge.peer, edge.session, message)] if edge.up and edge.session is not None else []
 
     def spread(self, message: Message, heard_from: int = -1) -> list[Effect]:
         """Pass word on to all but the one it comes from."""

@@ -38,6 +38,8 @@ class Resets:
 
     def due(self, round: int) -> bool:
         """A round begins: does the rule begin anew with it? (Also where its own round was jumped over.)"""
+        if not self.ahead:
+            return False
         behind = [r for r in self.ahead if r <= round]
         if not behind:
             return False

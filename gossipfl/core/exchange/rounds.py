@@ -30,6 +30,7 @@ from gossipfl.core.events import (
     PeerUp,
     Received,
     Renew,
+    Send,
     Shift,
     Stepped,
     Tick,
@@ -45,6 +46,7 @@ from gossipfl.core.messages import (
     Data,
     Decline,
     Hello,
+    Message,
     Model,
     Nothing,
     Push,
@@ -70,8 +72,9 @@ class Rounds(Course):
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._waiting.now = now
-        if isinstance(event, Received):  # nearly all of them
-            return self._received(event)
+        if isinstance(event, Received):  # nearly all of them, and nearly all of those with data
+            message = event.message
+            return self._data(event, message) if isinstance(message, Data) else self._received(event, message)
         match event:
             case Stepped():
                 return self._stepped(event)
@@ -126,26 +129,31 @@ class Rounds(Course):
         if self.round >= self._end:
             self.phase = Phase.LEAVING
             return [*self._ends.goodbyes(), *self._leave()]
-        self.phase, self.work.x, self.work.after = Phase.TRAINING, x, None
+        work = self.work
+        self.phase, work.x, work.after = Phase.TRAINING, x, None
+        work.let_go()
         if self.resets.due(self.round):
-            self.work.begin(x, self.round)
+            work.begin(x, self.round)
         row = self._enter()
         for edge, _, sends in self._lanes:
             edge.decide(self.round, sends)
         effects = self._waiting.open(row, self.round) if self._limited else []
-        return effects + self._emit(x, x, 1.0) if self.work.rule.early else effects
+        return effects + self._emit(x, x, 1.0) if work.rule.early else effects
 
     def _emit(self, x: Tensor, after: Tensor, ratio: float, told: Collection[int] = ()) -> list[Effect]:
         """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
         if not self.work.emit(x, after, self.round, ratio):
             return []
-        effects: list[Effect] = []
+        round, payload, effects = self.round, self.work.own.coded, list[Effect]()
         for edge, weight, _ in self._lanes:
-            if edge.peer not in told:
-                message = edge.emit(self.round, self.work.outgoing(self._here, edge.peer), weight)
-                send = self._ends.sending(edge, message)
-                if send is not None:
-                    effects.append(send)
+            peer = edge.peer
+            if peer in told:
+                continue
+            if self.work.rule.per_link:
+                payload = self.work.outgoing(self._here, peer)
+            message = edge.emit(round, payload, weight)
+            if edge.up and edge.session is not None:
+                effects.append(Send(peer, edge.session, message))
         return effects
 
     def _stepped(self, event: Stepped) -> list[Effect]:
@@ -199,8 +207,6 @@ class Rounds(Course):
         for edge in self.edges.values():
             edge.release(round)
         effects += self._advance()
-        if self.round < self._end:
-            work.let_go()
         effects += self._open_round(adopt.x)
         return effects
 
@@ -208,7 +214,9 @@ class Rounds(Course):
         """On to the next round, or to that of the peers, if they went on while this node was away or slow: a
         gap is none, and everyone who waits for a word of it gets one."""
         last = self.round
-        self.round = max(last + 1, min(self._goal, self._end))
+        self.round = last + 1
+        if self._goal > self.round:
+            self.round = max(self.round, min(self._goal, self._end))
         if self._limited:
             self.round = max(self.round, self._waiting.onward(last, self._end))
         return self._ends.skip(self._row, last, self.round) if self.round > last + 1 else []
@@ -247,10 +255,7 @@ class Rounds(Course):
 
     # ------------------------------------------------------------------ messages
 
-    def _received(self, event: Received) -> list[Effect]:
-        message = event.message
-        if isinstance(message, Data):  # nearly all of them
-            return self._data(event, message)
+    def _received(self, event: Received, message: Message) -> list[Effect]:
         match message:
             case Nothing():
                 edge = self._ends.open(event)
@@ -268,6 +273,8 @@ class Rounds(Course):
             case Refuse(_, reason):
                 self._ends.refused = reason
                 return [Note("refused", event.peer, reason)]
+            case Data():
+                return self._data(event, message)
             case Ask() | Answer() | Decline() | Push() | Want() | Model():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
@@ -280,13 +287,13 @@ class Rounds(Course):
         if self._limited:
             self._waiting.word(edge, data)
         edge.receive(data)
+        if self.phase is WAITING:
+            return self._close([]) if self._ready() else []
         return self._go()
 
     def _go(self) -> list[Effect]:
         """Something has come in, or somebody is not waited for any more."""
-        if self.phase is WAITING:
-            return self._close([]) if self._ready() else []
-        return self._leave() if self.phase is Phase.LEAVING else []
+        return self._leave() if self.phase is Phase.LEAVING else self._close_if_ready()
 
     def _greeted(self, event: Received, hello: Hello) -> list[Effect]:
         self._meet(event.peer)

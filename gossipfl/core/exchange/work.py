@@ -57,9 +57,7 @@ class Work:
         self._turn = Turn(round, ratio, self._turn.links)
 
     def outgoing(self, row: Row, peer: int) -> Vectors:
-        """What travels to a neighbour: the payload, or its line of a per-link one."""
-        if not self.rule.per_link:
-            return self.own.coded
+        """What travels to a neighbour of a per-link payload."""
         line = row.neighbors.index(peer)
         return tuple(z[line] for z in self.own.coded)
 
@@ -78,10 +76,14 @@ class Work:
         """Everything that counts when a round closes. What is older than `since` has no part in what began
         anew there."""
         arrived, late = dict[int, Vectors](), list[Flow]()
+        unpack, like = self.terms.packing.unpack, self.own.payload
         for peer, edge in edges.items():
-            for flow in edge.settle(round):
+            theirs = edge.take(round)
+            if theirs is not None:
+                arrived[peer] = unpack(theirs, like)
+            for flow in edge.settle(round) if edge.inbox else ():
                 if flow.round == round:
-                    arrived[peer] = self.decoded(flow.theirs)
+                    arrived[peer] = unpack(flow.theirs, like)
                 elif flow.round >= since:
                     late.append(self.late(flow))
         absent = tuple([j for j in row.neighbors if j not in arrived])
