@@ -93,7 +93,9 @@ class Network:
         self._download = self._rates(network.download, _DOWNLOAD)
         self.queues = any(math.isfinite(rate) for rate in self._download)  # do receivers have a queue?
         self._landing = [0.0] * n  # when a node's download is free
-        self._compute = OfPhases(self._amounts(network.compute, _COMPUTE), n)
+        compute = self._amounts(network.compute, _COMPUTE)
+        self._steady = compute.spread.a if compute.fixed else None  # seconds of a step, if all take as long
+        self._compute = OfPhases(compute, n)
         self._slow = [network.slow.get(str(node), 1.0) for node in range(n)]
         if network.stragglers:
             order = draw.permutation(self._seed, Purpose.NETWORK, _STRAGGLER, size=n)
@@ -146,7 +148,8 @@ class Network:
 
     def compute(self, node: int, phase: int, steps: int) -> float:
         """Seconds that optimiser steps of a node's local phase (from 0) take."""
-        return self._compute(node, phase) * steps * self._slow[node]
+        seconds = self._compute(node, phase) if self._steady is None else self._steady
+        return seconds * steps * self._slow[node]
 
     def hiccup(self, node: int, phase: int) -> float:
         """Seconds that a local phase takes longer."""
@@ -167,8 +170,9 @@ class Network:
             rate = self._bandwidth(sender, receiver) * _MBIT or math.inf
             if self._window and latency:
                 rate = min(rate, self._window / (2 * latency))
-            keys = [draw.prefix(self._seed, Purpose.NETWORK, what, *key) for what in (_JITTER, _LOSS)]
-            self._lines[key] = _Line(latency, rate, keys[0], keys[1])
+            jitter = draw.prefix(self._seed, Purpose.NETWORK, _JITTER, *key) if self._jitter else 0
+            loss = draw.prefix(self._seed, Purpose.NETWORK, _LOSS, *key) if self._loss else 0
+            self._lines[key] = _Line(latency, rate, jitter, loss)
         return self._lines[key]
 
     def _between(self, sender: int, receiver: int) -> float:

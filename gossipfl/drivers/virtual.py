@@ -105,6 +105,7 @@ class Simulation(Travels):
         restarts = any(fault.kind in ("kill", "restart") for fault in plan.config.fault)
         self._every = plan.config.swarm.checkpoint_every if restarts else 0
         self._steps = max(1, plan.config.algorithm.local_steps)  # of a local phase
+        self._limited = plan.limits.any  # may a round end by its time?
         steps = plan.n * plan.rounds * self._steps
         self._abreast = None if restarts else abreast([node.learner for node in self._nodes], steps)
         self._training: dict[Hashable, list[int]] = {}  # by kind, the phases begun and not computed
@@ -139,9 +140,9 @@ class Simulation(Travels):
         for i, node in enumerate(self._nodes):
             self._apply(i, node.machine.handle(Begin(node.x), begun), begun)
             self._train(i, begun)
-        now = begun
-        while self._diverged is None and (self.going or self.last_hope(now)):
-            now = self.pop()
+        now = self.flow()
+        while not self.halted and self.last_hope(now):
+            now = self.flow()
         unmade = [i for i, n in enumerate(self._nodes) if n.rounds < n.machine.rounds]
         stuck = next((i for i in unmade if not self._nodes[i].lost), None)
         if self._diverged is None and stuck is not None:
@@ -206,14 +207,14 @@ class Simulation(Travels):
         found.phase, ratio = made.phase, made.phase.ratio
         what = None if made.sound else wrong(made.phase, made.after)
         if what is not None:
-            self._diverged = (node, found.rounds + 1, what)
+            self._diverged, self.halted = (node, found.rounds + 1, what), True
             return
         found.model, found.stepped_at = made.after, now
         if found.skipped_from is not None:  # rounds have been left out: the learning rate moved more
             rate = optimizers.rate(self.plan.config.train, self.plan.rounds)
             ratio, found.skipped_from = optimizers.ratio(rate, found.rounds, found.skipped_from), None
         self._apply(node, found.machine.handle(Stepped(found.x, made.after, ratio), now), now)
-        deadline = found.machine.deadline()
+        deadline = found.machine.deadline() if self._limited else None
         if deadline is not None:
             self.put(deadline, node, Tick())
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
+from operator import itemgetter
 
 from gossipfl.core.events import Event, PeerDown, PeerUp, Received, Send
 from gossipfl.core.messages import Message, Vectors
@@ -23,6 +24,7 @@ Watch = Callable[[Record], None]
 
 Happening = Event | Callable[[float], None] | None
 _Parcel = tuple[int, Received | PeerDown, int]  # to whom, what, bytes of payload
+_NODE = itemgetter(0)
 Due = tuple[int, Happening, int]
 """At which node, what (None: a step ends); and which turn the step is, or how many bytes of payload a message
 has."""
@@ -82,6 +84,7 @@ class World:
         self._order = 0
         self._newest: tuple[float, list[Due]] = (math.nan, [])  # what is put now may join that
         self._now, self._dues, self._done = 0.0, list[Due](), 0  # what happens at this time, and how much has
+        self.halted = False  # is nothing more to happen?
         self.live = plan.n  # nodes that are neither done nor lost
         self.faulty = self.absences.any or bool(plan.config.fault)  # may lines break?
         # Does a message go straight onto its line, and arrive when it comes out there?
@@ -143,12 +146,45 @@ class World:
     def pop(self) -> float:
         """Let the next thing happen; its time."""
         if self._done == len(self._dues):
-            if self._newest[1] is self._dues:
-                self._newest = math.nan, []
-            self._now, _, self._dues = heappop(self._heap)
-            self._done = 0
-        i, what, turn = self._dues[self._done]
+            self._on()
         self._done += 1
+        self._happen(*self._dues[self._done - 1])
+        return self._now
+
+    def flow(self) -> float:
+        """Let all happen until nobody is left whom it may concern, or `halted`; the time then."""
+        while self.going and not self.halted:
+            if self.faulty or self._done < len(self._dues):
+                self.pop()
+            else:
+                self._on()
+                self._instant()
+        return self._now
+
+    def _instant(self) -> None:
+        """Let all happen that happens at this time. Where lines cannot break, nodes do not see each other
+        within an instant, so each does in a row what it has to do: it is still in the cache."""
+        if self._straight:
+            self._dues.sort(key=_NODE)
+        now = self._now
+        for i, what, turn in self._dues:  # and what is put meanwhile
+            if type(what) is Received:
+                self.travellers[i].received_bytes += turn
+                self.hear(i, what, now)
+            else:
+                self._happen(i, what, turn)
+                if self.halted:
+                    return
+        self._done = len(self._dues)
+
+    def _on(self) -> None:
+        """On to the next time at which anything happens."""
+        if self._newest[1] is self._dues:
+            self._newest = math.nan, []
+        self._now, _, self._dues = heappop(self._heap)
+        self._done = 0
+
+    def _happen(self, i: int, what: Happening, turn: int) -> None:
         if type(what) is Received:
             if not self.faulty or self.stands(i, what):
                 node = self.travellers[i]
@@ -166,7 +202,6 @@ class World:
             what(self._now)
         else:
             self._arrive(i, what, self._now)
-        return self._now
 
     def _arrive(self, i: int, event: Event, now: float) -> None:
         node = self.travellers[i]
@@ -204,7 +239,8 @@ class World:
             node.sent_messages += 1
         event = Received(i, session, message)
         if self._straight:
-            self.put(self.network.arrival(i, peer, now, size)[0], peer, event, size)
+            at, _ = self.network.arrival(i, peer, now, size)
+            self.put(at, peer, event, size)
             return
         for _ in range(self.copies(peer, event, now)):
             self.leave_for(peer, event, size, now)
