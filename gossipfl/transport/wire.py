@@ -245,6 +245,10 @@ class Decoder:
         fields = _unpack(frames[0])
         kind = fields[0]
         assert isinstance(kind, int)
+        if kind == HERE and len(frames) == 1:
+            _expect(fields, 4, "here")
+            round, counted, slot = _integers(fields[1:], ("round", "counted", "slot"))
+            return self._fetch(round, counted, slot), None
         carrier = CARRIERS.get(kind)
         if carrier is not None:
             if len(frames) != 2:
@@ -263,10 +267,6 @@ class Decoder:
             _expect(fields, 3, "none")
             round, counted = _integers(fields[1:], ("round", "counted"))
             return Nothing(round, counted), None
-        if kind == HERE:
-            _expect(fields, 4, "here")
-            round, counted, slot = _integers(fields[1:], ("round", "counted", "slot"))
-            return self._fetch(round, counted, slot), None
         if kind == DECLINE:
             _expect(fields, 2, "decline")
             return Decline(_integers(fields[1:], ("number",))[0]), None

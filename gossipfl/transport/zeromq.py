@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 import zmq
 
@@ -40,6 +40,14 @@ LINGER: Final = 10.0
 #: Sockets that a line takes at most, with its monitor and what is being closed; those of a node besides.
 SOCKETS: Final = 8
 SPARE: Final = 256
+
+
+class Made(NamedTuple):
+    """A payload as it travels."""
+
+    message: Data
+    frames: Sequence[Sending]  # of each wire message
+    beside: int = 0  # bytes that move and are not in them
 
 
 class ZeroMQ:
@@ -72,8 +80,7 @@ class ZeroMQ:
         self._lock = threading.Lock()
         self._commons: Commons | None = None
         self._shelf: Shelf | None = None
-        # What was sent last, since `poll` was called last, as it travels.
-        self._made: tuple[Data | None, Iterable[Sending]] = (None, ())
+        self._made: Made | None = None  # what was sent last, since `poll` was called last
         self._control = -1
         self.told = False
         self.sent_bytes = 0
@@ -237,27 +244,28 @@ class ZeroMQ:
 
     def _send(self, peer: int, session: int, message: Message) -> None:
         route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
-        if self._shelf is not None and self._commons is not None and isinstance(message, Data):
-            slot = self._shelf.place(message.payload)
-            if slot is not None:
-                self._sent(route, socket, (encode_here(message, slot),), self._commons.bytes)
-                return
-        for frames in self._frames(message):
-            if not self._sent(route, socket, frames):
+        if not isinstance(message, Data):
+            for said in encode(message, self._who, self._chunk):
+                if not self._sent(route, socket, said):
+                    return
+            return
+        made = self._made  # for several neighbors it is made once
+        if made is None or made.message.payload is not message.payload or made.message[:2] != message[:2]:
+            made = self._made = self._ready(message)
+        for frames in made.frames:
+            if not self._sent(route, socket, frames, made.beside):
                 return
 
-    def _frames(self, message: Message) -> Iterable[Sending]:
-        """The frames of each wire message. A payload that goes to several neighbors is made ready once."""
-        if not isinstance(message, Data):
-            return encode(message, self._who, self._chunk)
-        made, frames = self._made
-        if made is None or made.payload is not message.payload or made[:2] != message[:2]:
-            frames = [
-                (head, zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW))
-                for head, raw in encode(message, self._who, self._chunk)
-            ]
-            self._made = message, frames
-        return frames
+    def _ready(self, message: Data) -> Made:
+        """A payload's frames: of where it lies, or with its numbers."""
+        slot = None if self._shelf is None else self._shelf.place(message.payload)
+        if slot is not None and self._commons is not None:
+            return Made(message, [(encode_here(message, slot),)], self._commons.bytes)
+        messages = encode(message, self._who, self._chunk)
+        return Made(
+            message,
+            [(head, zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW)) for head, raw in messages],
+        )
 
     def _sent(self, route: bytes | None, socket: Socket | None, frames: Sending, beside: int = 0) -> bool:
         """Queue frames, by which so many bytes move that are not in them. Is the line there?"""
@@ -286,11 +294,11 @@ class ZeroMQ:
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
         ending, self._ending = self._ending, []
-        self._made = None, ()
-        limits = [timeout, SETTLE if ending else None, self._accepting.due(), self._dialling.redial()]
-        limits.append(self._beat_if_due())
+        self._made = None
+        waits = self._accepting.due()
+        limits = (timeout, SETTLE if ending else None, waits, self._dialling.redial(), self._beat_if_due())
         ready = self._sockets.poller.poll(min([t for t in limits if t is not None], default=None))
-        if not ready and not ending:
+        if not ready and not ending and waits is None:
             return []
         self.told = self.told or self._control in ready
         events = self._accepting.read(ready) + self._dialling.read(ready)
