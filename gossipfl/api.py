@@ -264,6 +264,8 @@ def _swarm(
             if not (folder / "log.txt").stat().st_size:
                 (folder / "log.txt").unlink()
     if "problems" in last:
+        if resume is None:
+            _take_back(folder)
         raise ConfigError([Problem(*map(str, p)) for p in _list(last["problems"])])
     if "error" in last:
         raise GossipError(str(last["error"]))
@@ -278,6 +280,14 @@ def _swarm(
         why = f"every node was lost: {'; '.join(lost[:3])}{more}"
         raise (Refused if last.get("refused") else PeerLost)(why)
     return result
+
+
+def _take_back(folder: Path) -> None:
+    """Of a run that was refused before any node began, nothing is left."""
+    with suppress(OSError):
+        (folder / "records").rmdir()  # there are some: it had begun
+        for name in ("config.toml", "metrics.jsonl"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _taken(path: Path) -> NDArray[np.floating]:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import gossipfl
 from gossipfl.config import Config
 from gossipfl.config.lan import place as address_of
-from gossipfl.drivers import checkpoint, keeping
+from gossipfl.drivers import checkpoint, keeping, memory
 from gossipfl.drivers.abroad import Lan, lan
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.place import Place
@@ -86,6 +86,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = N
             keeping.grow(own, round, config, about)
             say("nodes have been added: it meets everyone anew, with the model that it had")
     raise_limits()
+    memory.tidy()
     word: dict[str, Any] = {}
 
     def hear(said: dict[str, Any]) -> None:

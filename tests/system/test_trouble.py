@@ -179,6 +179,7 @@ def test_a_task_that_cannot_be_had_is_one_line(
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"gossipfl: error: {told}")
+    assert not running.out.exists()
 
 
 def test_a_task_of_ones_own_is_found_in_the_working_directory(beside: Path, start: Start) -> None:

@@ -18,6 +18,9 @@ from gossipfl.drivers.plan import plan
 BATCH: Final = 8
 SECONDS: Final = 0.9  # of bare rounds in a turn
 SHARE: Final = 5  # the nodes make so much fewer of them: they take longer
+CROWD: Final = (
+    16  # nodes whose processes can be looked at while a turn of them lasts; of more it lasts longer
+)
 LEARNING: Final = ("rounds_per_second", "limit_rounds_per_second", "ratio")
 
 
@@ -44,7 +47,8 @@ def measure(case: Case, say: Say) -> Row:
 
     say("bare processes")
     bare_count = case.rounds or _rounds(bare)
-    rounds = case.rounds or max(8, bare_count // SHARE)
+    longer = min(8, max(1, case.nodes // CROWD))
+    rounds = case.rounds or max(8, longer * bare_count // SHARE)
     exchange = _config(case, transport, rounds)
     units = hidden(case.parameters)
     training = _config(case, transport, rounds, units)
