@@ -324,3 +324,18 @@ def test_a_neighbor_that_is_ahead_and_done_has_not_left() -> None:
     # then it is still there for what this node has sent it
     assert not any(isinstance(e, Note) and e.text == "has left" for e in effects)
     assert not m.edges[2].gone
+
+
+def test_who_was_waited_for_in_one_round_does_not_hold_up_the_next_without_it() -> None:
+    rows = [Row(1, ((0, 0.5), (1, 0.5))), Row(1, ((1, 0.5), (2, 0.5)))]
+    m = met(Rounds(averaging.dpsgd(), lambda t: rows[t % 2], (0, 2), 3, {"seed": 0}))
+    m.handle(Begin(vector(0.0)), 0.0)
+    assert adopted(m.handle(Stepped(vector(0.0), vector(1.0)), 0.0)) is None  # node 0 is missing
+    first = adopted(told(m, 0, Data(0, -1, (vector(3.0),))))
+    assert first is not None
+
+    assert adopted(told(m, 2, Data(1, -1, (vector(4.0),)))) is None  # still training
+    second = adopted(m.handle(Stepped(first.x, first.x), 0.0))
+
+    assert second is not None
+    assert (second.counted, second.x.item()) == ((2,), 3.0)
