@@ -108,12 +108,14 @@ class Travels(World):
 
     def parting(self, i: int, now: float) -> None:
         """A node has made its rounds; if it is still there after a while, it waits for nobody who is away."""
-        if self.faulty:
-            self._let_go(i, Parting(), now)
+        node = self.travellers[i]
+        if self.faulty and node.parting is None:
+            node.parting = Parting()
+            self._let_go(i, node.parting, now)
 
     def _let_go(self, i: int, parting: Parting, now: float) -> None:
         node = self.travellers[i]
-        if node.left or node.lost:
+        if node.left or node.lost or node.parting is not parting:
             return
         if not node.away:
             for j in parting.given_up(self.missing(i), partial(self._apart, i), now):
@@ -251,6 +253,7 @@ class Travels(World):
         """A node meets everyone anew, with a machine of its own: all its lines are dialled again."""
         node = self.travellers[i]
         node.meeting, node.patient, node.turn = True, True, node.turn + 1
+        node.parting = None
         node.due = node.rest = None
         node.mail.clear()
         self.reborn(i, now)

@@ -150,6 +150,8 @@ class Simulation(Travels):
         node = self._nodes[i]
         if node.stepping or node.away or node.meeting or self._diverged is not None:
             return
+        if self.faulty and node.parting is None and node.walk.machine.phases >= node.walk.machine.rounds:
+            self.parting(i, now)
         deadline = node.walk.machine.deadline()
         if deadline is not None and deadline <= now:
             self._handle(i, Tick(), now)

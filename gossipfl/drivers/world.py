@@ -16,6 +16,7 @@ from gossipfl.core.events import Event, PeerDown, PeerUp, Received, Send
 from gossipfl.core.messages import Message, Vectors
 from gossipfl.drivers.absences import Absence, Absences
 from gossipfl.drivers.network import Network, on_wire
+from gossipfl.drivers.parting import Parting
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.uplink import Uplink
 from gossipfl.records import Record
@@ -44,6 +45,7 @@ class Traveller:
     meeting: bool = False  # its process has begun again, and waits for its neighbours
     patient: bool = True  # ... for all of them
     lost: bool = False  # away for ever
+    parting: Parting | None = None  # it has made its rounds, and waits for its neighbours
     left: bool = False  # it is done, and so are its neighbours with it
     absences: Iterator[Absence] = field(default_factory=lambda: iter(()))
     number: int = 0  # of absences

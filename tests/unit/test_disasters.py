@@ -147,6 +147,17 @@ def test_a_hang_that_is_short_is_a_pause_and_a_long_one_is_noticed() -> None:
     assert short.summary["finished"] and long.summary["finished"]
 
 
+@pytest.mark.parametrize("exchange", list(EXCHANGES))
+def test_lines_that_stay_down_are_not_waited_for_for_ever(exchange: str) -> None:
+    # given a partition that outlasts the run, in the middle of exchanges
+    fault = {"kind": "partition", "at": 0.05, "groups": [[0, 1]], "for": 400.0}
+
+    result = run(keys(fault, **EXCHANGES[exchange]))
+
+    assert result.summary["finished"]
+    assert max(float(str(record["time"])) for record in result.records) < 100.0
+
+
 @pytest.mark.parametrize("graph", ["ring", "complete"])
 def test_who_has_hung_goes_on_in_the_round_of_its_neighbors(graph: str) -> None:
     # given a node that stands still for 2 s, while the others make 170 rounds
