@@ -27,7 +27,7 @@ from gossipfl.drivers.world import Line, Watch, World
 #: Heartbeats without a word after which a line is taken for broken, as by real nodes.
 MISSED: Final = DEAD
 #: Looks of a node that is done at who is there, in the time for which it waits for one who is not.
-LOOKS: Final = 30
+LOOKS: Final = 3
 #: What the draw of an incarnation is for, the first key after the purpose.
 INCARNATION: Final = 31
 #: Seconds until a line that broke is dialled anew, as by real nodes.
