@@ -173,11 +173,14 @@ def remove(path: Path) -> None:
 
 
 def prune(folder: Path, base: int | None, most: int = KEEP) -> None:
-    """Let go of what nobody goes back to: what is older than `base` and not one of the newest two. At most
-    `most` are kept; base None: two."""
+    """Let go of what nobody goes back to: what is older than `base` and not one of the newest two; base None:
+    of all but two. At most `most` are kept, of which `base` is one, however far this node is ahead of the
+    others."""
     found = rounds(folder)
     newest = found[-KEEP:]
-    kept = [r for r in found if r >= base][-most:] if base is not None else newest
+    kept = newest if base is None else [r for r in found if r >= base]
+    if len(kept) > most:
+        kept = [kept[0], *kept[1 - most :]]
     for round in found:
         if round not in kept and round not in newest:
             remove(_place(folder, round))

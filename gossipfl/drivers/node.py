@@ -12,7 +12,7 @@ from gossipfl.core.events import Adopt, Begin, Halt, PeerDown, Renew, Stepped
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.messages import Want
-from gossipfl.drivers import keeping
+from gossipfl.drivers import checkpoint, keeping
 from gossipfl.drivers.abroad import EVERY
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
@@ -248,7 +248,7 @@ class Node(Connected):
         if size is not None:
             seconds = time.monotonic() - t0
             self.recorder.write("checkpoint", round=self.rounds, time=self.now, bytes=size, seconds=seconds)
-            self.say({"checkpoint": self.rounds})
+            self.say({"checkpoints": checkpoint.rounds(self._keeping.folder)})
 
     def _kept(self) -> Tree:
         assert isinstance(self.machine, Rounds)

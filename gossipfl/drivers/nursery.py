@@ -90,6 +90,7 @@ class Nursery:
         self._selector = selectors.DefaultSelector()
         self._stop_by: float | None = None
         self._met = self._unrecorded = False
+        self._base = 0  # no node goes back further than to this round
         self._lost: set[int] = set()  # nodes that are gone for good, and have not finished
         self._around: dict[int, set[int]] = {}  # whose ways around them are told, by node
         self._forking = True
@@ -294,9 +295,9 @@ class Nursery:
                 self._faults.made(child.node, word["made"])
         elif "note" in word:
             self._tell(word)
-        elif "checkpoint" in word:
-            child.kept.add(word["checkpoint"])
-            self._rebase(word["checkpoint"])
+        elif "checkpoints" in word:
+            child.kept = set(word["checkpoints"])
+            self._rebase()
         else:
             if word.get("unrecorded") and not self._unrecorded:
                 self._unrecorded = True
@@ -346,13 +347,14 @@ class Nursery:
             if child.alive:
                 _send(child, {"lost": sorted(self._lost), "addresses": new.get(child.node, {})})
 
-    def _rebase(self, round: int) -> None:
-        """Once every node that lives has a checkpoint of this round, none of them goes back further."""
+    def _rebase(self) -> None:
+        """No node that lives goes back further than to the newest round of which all have a checkpoint."""
         living = [c for c in self._children if c.alive]
-        if all(round in c.kept for c in living):
+        base = max(set.intersection(*(c.kept for c in living)), default=0) if living else 0
+        if base > self._base:
+            self._base = base
             for child in living:
-                child.kept = {r for r in child.kept if r >= round}
-                _send(child, {"base": round})
+                _send(child, {"base": base})
 
     def _introduce(self) -> None:
         """When every node that lives is bound: tell each where the others are."""

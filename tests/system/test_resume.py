@@ -143,3 +143,23 @@ def test_a_node_that_was_lost_long_before_stays_lost(start: Start, until: Until)
     assert "lost node-1: was lost before the run was stopped" in ended.stderr
     summary = running.summary()
     assert summary["lost"] == ["node-1"] and summary["nodes_finished"] == 3
+
+
+def test_a_swarm_whose_nodes_were_far_apart_when_it_was_killed_goes_on(start: Start, until: Until) -> None:
+    import os
+
+    # given a node that hangs while the others, who wait for nobody for long, leave it far behind
+    keys = {"swarm.nodes": 4, "swarm.rounds": 2000, "swarm.checkpoint_every": 1, "wire.deadline": 0.01}
+    running = start("swarm", "--quiet", *settings(BASE | keys))
+    until(lambda: running.reached(10) or running.over(), "round 10")
+    os.kill(running.nodes()[0], signal.SIGSTOP)
+    until(lambda: running.reached(120) or running.over(), "round 120")
+
+    running.kill()
+    assert not (running.out / "summary.json").exists(), "it was too fast for this test"
+    kept = {path.name: len([*path.iterdir()]) for path in (running.out / "checkpoints").iterdir()}
+    ended = resume(start, running.out, "--quiet", "--set", "swarm.rounds=200").end()
+
+    assert ended.code == 0, ended.stderr
+    assert "goes on from round" in ended.stderr
+    assert max(kept.values()) < 10  # not one a round

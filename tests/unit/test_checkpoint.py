@@ -156,7 +156,7 @@ def test_the_newest_two_are_kept_and_everything_that_somebody_may_go_back_to(tmp
     checkpoint.prune(folder, base=4, most=9)
     assert checkpoint.rounds(folder) == [4, 5, 6, 7, 8]
     checkpoint.prune(folder, base=4, most=3)
-    assert checkpoint.rounds(folder) == [6, 7, 8]
+    assert checkpoint.rounds(folder) == [4, 7, 8]
     checkpoint.prune(folder, None)
     assert checkpoint.rounds(folder) == [7, 8]
 
