@@ -95,7 +95,11 @@ def simulate(
             export(record)
             watch(record)
 
-        outcome = (vector if engine == "vector" else virtual).run(made, load_, tell)
+        try:
+            outcome = (vector if engine == "vector" else virtual).run(made, load_, tell)
+        except ConfigError:  # a replay that is none
+            saving.take_back()
+            raise
     summary = summarize(made, load_, outcome)
     if folder is not None and (save_models or outcome.diverged):
         saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
@@ -285,7 +289,8 @@ def _swarm(
 def _take_back(folder: Path) -> None:
     """Of a run that was refused before any node began, nothing is left."""
     with suppress(OSError):
-        (folder / "records").rmdir()  # there are some: it had begun
+        if (folder / "records").exists():
+            (folder / "records").rmdir()  # there are some: it had begun
         for name in ("config.toml", "metrics.jsonl"):
             (folder / name).unlink(missing_ok=True)
 
@@ -354,6 +359,11 @@ class _Saving:
                 part.unlink(missing_ok=True)
 
         self.attempt(name, write)
+
+    def take_back(self) -> None:
+        """Of a run that was refused nothing is left."""
+        if self.folder is not None:
+            _take_back(self.folder)
 
     @contextmanager
     def lines(self, name: str) -> Iterator[Callable[[Record], None]]:

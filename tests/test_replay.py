@@ -176,6 +176,13 @@ def test_a_meeting_that_is_none_is_named(change: dict[str, object], copy: Path) 
     assert f"{path}: holds a meeting that is none" in problem(copy)
 
 
+def test_a_run_whose_messages_were_doubled_is_refused(copy: Path) -> None:
+    with (copy / "config.toml").open("a") as file:
+        file.write('\n[[fault]]\nkind = "duplicate"\nat = 0.1\nshare = 0.3\nfor = 1.0\n')
+
+    assert f"{copy / 'config.toml'}: is a run of pairwise whose messages were doubled" in problem(copy)
+
+
 def test_an_order_that_does_not_follow_is_refused_and_does_not_hang(copy: Path) -> None:
     path = copy / "records" / "node-0.jsonl"
 

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ import torch
 
 import gossipfl
 from gossipfl.core.aggregate import Row
+from gossipfl.core.events import Adopt, Note, Shift
 from gossipfl.drivers.decisions import Closing, Decisions, emitted
+from gossipfl.drivers.node import Node
 from gossipfl.errors import ConfigError
 from gossipfl.records import read
 
@@ -149,6 +152,96 @@ def test_what_does_not_follow_is_named_where_it_begins(exact: Path, tmp_path: Pa
     text = problem(copy)
 
     assert "node 0 has a loss of" in text and "in round 3, and had 0.5" in text
+
+
+def spoilt(exact: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(exact, folder / "spoilt"))
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.9])
+def test_records_that_do_not_reach_the_last_round_are_named(kept: float, exact: Path, tmp_path: Path) -> None:
+    copy = spoilt(exact, tmp_path)
+    path = copy / "records" / "node-2.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: int(kept * len(lines))]) + "garbage")
+
+    assert f"{path}: does not tell of round" in problem(copy)
+
+
+def test_a_replay_that_ends_at_other_bits_says_so_and_leaves_no_folder_in_use(
+    exact: Path, tmp_path: Path
+) -> None:
+    # given a run one of whose parameters was another by its lowest bit
+    copy = spoilt(exact, tmp_path)
+    with np.load(copy / "models.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    arrays["x"][3, 5] = np.nextafter(arrays["x"][3, 5], np.float32(np.inf))
+    np.savez(copy / "models.npz", **arrays)
+
+    with pytest.raises(ConfigError) as caught:
+        gossipfl.simulate(
+            copy / "config.toml",
+            engine="events",
+            overrides={"algorithm.replay": str(copy)},
+            out=tmp_path / "out",
+        )
+
+    assert f"{copy / 'models.npz'}: has other parameters of node-3" in str(caught.value)
+    assert not any((tmp_path / "out").iterdir())
+    (copy / "models.npz").write_bytes(b"PK")
+    assert f"{copy / 'models.npz'}: holds no models" in problem(copy)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "skip", "round": 3, "peer": 99},
+        {"kind": "withheld", "round": 3, "peer": -1},
+        {"kind": "correction", "round": 3, "peer": 1, "of": 60},
+        {"kind": "note", "round": 3, "onward": 3},
+        {"kind": "round", "round": 61},
+    ],
+)
+def test_a_record_of_what_there_is_not_is_named(
+    record: dict[str, object], exact: Path, tmp_path: Path
+) -> None:
+    copy = spoilt(exact, tmp_path)
+    path = copy / "records" / "node-0.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps({"node": 0, "name": "node-0", "time": 0.5, **record}) + "\n")
+
+    assert f"{path}: holds a record that is none" in problem(copy)
+
+
+def test_a_lost_node_that_there_is_not_is_named(exact: Path, tmp_path: Path) -> None:
+    copy = spoilt(exact, tmp_path)
+    path = copy / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lost": ["node-99"]}))
+
+    assert f"{path}: has lost a node node-99, and there is none" in problem(copy)
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_what_shifts_the_model_waits_until_the_closed_round_is_taken_up(checkpoint: bool) -> None:
+    # given a node whose last round is closed while a late payload is there
+    node, done = Node.__new__(Node), list[str]()
+    node.learner = SimpleNamespace(vector=torch.zeros(2), load=lambda x: done.append(f"load {x.tolist()}"))  # type: ignore[assignment]
+    node.recorder = SimpleNamespace(write=lambda kind, **_: done.append(kind), flush=lambda: None)  # type: ignore[assignment]
+    node._keeping = SimpleNamespace(due=lambda round: checkpoint)  # type: ignore[assignment]
+    node._plan = SimpleNamespace(config=None)  # type: ignore[assignment]
+    node.rounds, node._epoch, node._held, node._adopted, node._abroad = 3, 0.0, [], None, None
+    adopt = Adopt(3, torch.ones(2), (), (), ())
+    late = [Shift(torch.ones(2)), Note("correction", 1, round=2)]
+
+    # when
+    node._do([adopt, Note("skip", 1, round=3), *late])
+    node._do(late)  # of another payload, before the node looks
+
+    # then
+    assert done == ["skip"] and node._adopted is adopt
+    held, node._held, node._adopted = node._held, [], None
+    node._do(held)
+    assert done == ["skip", *["load [1.0, 1.0]", "shift", "correction"] * 2]
 
 
 def test_a_run_that_broke_off_is_named(exact: Path, tmp_path: Path) -> None:

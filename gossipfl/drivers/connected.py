@@ -88,7 +88,7 @@ class Connected:
         )
         if lan is None and isinstance(self.machine, Rounds):
             self._keeping.base = 0  # until it is told, all may have to go back to the first
-        self._held: Sequence[Effect] = ()  # what waits for a checkpoint
+        self._held: list[Effect] = []  # what waits until the closed round is taken up, and safe
         records = place.folder / "records" / f"{self._name}.jsonl"
         shapes = layout(plan, self.learner.vector)
         self._around = Neighborhood(terms(config, abroad=lan is not None), self._suspect)
@@ -199,6 +199,9 @@ class Connected:
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for index, effect in enumerate(effects):
+            if self._held or (isinstance(effect, Shift) and self._adopted is not None):
+                self._held += effects[index:]  # what shifts the model comes after what is adopted
+                return
             match effect:
                 case Send(peer, session, message):
                     if self._meddling is None:
@@ -208,11 +211,7 @@ class Connected:
                 case Adopt(round):
                     self._adopted = effect
                     if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
-                        rest = effects[index + 1 :]
-                        for note in rest:
-                            if isinstance(note, Note):  # of this round: it belongs to the checkpoint
-                                self._note(note)
-                        self._held = [held for held in rest if not isinstance(held, Note)]
+                        self._hold(effects[index + 1 :])
                         return
                 case Shift(delta):
                     self.learner.load(self._copy() + delta)
@@ -224,6 +223,17 @@ class Connected:
                     self._note(effect)
                     if effect.kind == "rejected":
                         self._happen(self.transport.reject(effect.peer))
+
+    def _hold(self, effects: Sequence[Effect]) -> None:
+        """Let these wait. Notes of the round that is closed belong to its checkpoint, and are written at
+        once; those of a shift come after it."""
+        shift = next((k for k, effect in enumerate(effects) if isinstance(effect, Shift)), len(effects))
+        for effect in effects[:shift]:
+            if isinstance(effect, Note):
+                self._note(effect)
+            else:
+                self._held.append(effect)
+        self._held += effects[shift:]
 
     def _note(self, note: Note) -> None:
         if note.kind == "stale":

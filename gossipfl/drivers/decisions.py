@@ -13,12 +13,20 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from gossipfl.core.aggregate import Row
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.records import Record, read
 
 WHOLE = "replay a whole run of gossipfl swarm that has finished"
+
+
+class Extent(NamedTuple):
+    """What numbers there are in a run."""
+
+    nodes: int
+    rounds: int
 
 
 @dataclass(slots=True)
@@ -60,15 +68,39 @@ class Decisions:
             round = self.after(round)
 
 
-def decisions(path: Path) -> Decisions:
-    """Those in a node's file of records. Raises ConfigError for a node that cannot be repeated."""
+def decisions(path: Path, extent: Extent) -> Decisions:
+    """Those in a node's file of records. Raises ConfigError for a node that cannot be repeated, and for
+    records that no run of this extent has made."""
     found = Decisions()
     try:
         for record in read(path):
+            _require_possible(record, extent, path)
             _take(found, record, path)
     except OSError as error:
         raise ConfigError(Problem(str(path), f"cannot be read: {error.strerror}", WHOLE)) from error
     return found
+
+
+def _require_possible(record: Record, extent: Extent, path: Path) -> None:
+    """Does a record speak of nodes and rounds that there are?"""
+    nodes, rounds = extent
+    round = _whole(record, "round") or 0
+    limits = {"round": (0, rounds), "of": (0, rounds - 1), "resumed": (0, rounds)}
+    limits["onward"] = round + 1, rounds
+    if record.get("kind") in ("skip", "withheld", "correction"):
+        limits["peer"] = 0, nodes - 1
+    for key, (low, high) in limits.items():
+        value = _whole(record, key)
+        if value is not None and not low <= value <= high:
+            raise ConfigError(Problem(str(path), f"holds a record that is none: {key} {value}", WHOLE))
+
+
+def require_whole(one: Decisions, goal: int, path: Path) -> None:
+    """Do the records of a node that has finished tell of all its rounds, `goal` of them? Raises ConfigError
+    naming the file where they do not."""
+    missing = next((round for round in one.made(goal) if round not in one.rounds), None)
+    if missing is not None:
+        raise ConfigError(Problem(str(path), f"does not tell of round {missing + 1}", WHOLE))
 
 
 def _take(found: Decisions, record: Record, path: Path) -> None:
@@ -147,16 +179,19 @@ def _taken(one: Decisions, emitted: int, row: Callable[[int], Row]) -> Iterable[
         yield from shift
 
 
-def lost(folder: Path) -> frozenset[str]:
-    """The names of the nodes that a finished run has lost. Raises ConfigError."""
+def lost(folder: Path, names: Sequence[str]) -> frozenset[str]:
+    """Those of the nodes that a finished run has lost. Raises ConfigError."""
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text())
-        names, whole = summary["lost"], summary["nodes"] - summary["nodes_finished"] <= len(summary["lost"])
+        gone = frozenset(map(str, summary["lost"]))
+        whole = summary["nodes"] - summary["nodes_finished"] <= len(gone)
     except OSError as error:
         raise ConfigError(Problem(str(path), f"cannot be read: {error.strerror}", WHOLE)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(Problem(str(path), "is no summary of a run", WHOLE)) from error
     if not whole:
         raise ConfigError(Problem(str(path), "is of a run whose nodes did not all end", WHOLE))
-    return frozenset(map(str, names))
+    for name in sorted(gone - frozenset(names)):
+        raise ConfigError(Problem(str(path), f"has lost a node {name}, and there is none", WHOLE))
+    return gone

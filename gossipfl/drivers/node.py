@@ -201,7 +201,7 @@ class Node(Connected):
         self._tell_made()
         if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
             self.keep()
-        held, self._held = self._held, ()
+        held, self._held = self._held, []
         self._do(held)
 
     def _room(self, like: Tensor) -> Tensor:

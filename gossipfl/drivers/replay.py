@@ -9,11 +9,14 @@ sent yet stands still until its sender has come so far: the run happened, so one
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gossipfl.config import Config, load_config
 from gossipfl.core.events import Effect, Event, Halt, PeerDown, PeerUp, Received, Send, Tick
@@ -21,7 +24,7 @@ from gossipfl.core.messages import Message
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.telling import due, eval_fields
+from gossipfl.drivers.telling import due, eval_fields, plain
 from gossipfl.drivers.walk import BEGIN, DOWN, HALT, LEFT, TICK, UP, WORDS, Meeting, Walk, word
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.training import Phase
@@ -67,6 +70,10 @@ def score(folder: Path, config: Config) -> list[list[Entry]]:
     """The meetings of every node of a finished run, in order. Raises ConfigError naming the file that is
     missing, broken, or of another run than the config's."""
     require_config(folder, config)
+    if any(fault.kind == "duplicate" for fault in config.fault):
+        exchange = config.algorithm.exchange
+        wrong = f"is a run of {exchange} whose messages were doubled: which of them is not written down"
+        raise ConfigError(Problem(str(folder / "config.toml"), wrong, "replay one without duplicate faults"))
     return [_meetings(folder / "records" / f"{name}.jsonl") for name in config.names]
 
 
@@ -80,6 +87,29 @@ def require_config(folder: Path, config: Config) -> None:
         key = differ[0]
         wrong = f"is a run with {key} = {theirs.get(key)!r}, and here it is {ours.get(key)!r}"
         raise ConfigError(Problem(str(path), wrong, "replay a run with its own config.toml"))
+
+
+def require_models(folder: Path, x: Tensor, names: Sequence[str]) -> None:
+    """Are these [n, d] the models that the run has left, bit for bit, where it has kept them? Raises
+    ConfigError."""
+    path = folder / "models.npz"
+    if not path.exists():
+        return
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            ended, present = stored["x"], stored["present"].tolist()
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        wrong, right = "holds no models of a run", "replay a whole run, or take this file away"
+        raise ConfigError(Problem(str(path), wrong, right)) from error
+    again = plain(x)
+    fits = ended.shape == again.shape and ended.dtype == again.dtype and len(present) == len(ended)
+    for i in (i for i, there in enumerate(present) if there) if fits else ():
+        if ended[i].tobytes() != again[i].tobytes():
+            wrong = f"has other parameters of {names[i]} than the replay ends with"
+            right = "replay with the version, data, device and config that made it"
+            raise ConfigError(Problem(str(path), wrong, right))
+    if not fits:
+        raise ConfigError(Problem(str(path), "holds models of another run", "replay a whole run"))
 
 
 def _flat(config: Config) -> dict[str, object]:
@@ -124,6 +154,11 @@ def _meeting(record: Mapping[str, object]) -> Meeting | None:
     return Meeting(step, event, peer, session, gone)
 
 
+def _said(meeting: Meeting) -> str:
+    whose = "" if meeting.peer < 0 else f" of node {meeting.peer}"
+    return f"{meeting.event}{whose} after step {meeting.step}"
+
+
 # ---------------------------------------------------------------------- repeating it
 
 
@@ -153,15 +188,19 @@ class Replay:
                         moved = True
             waits = next((i for i, part in enumerate(self._entries) if part), None)
             if waits is not None:
-                raise Misfit(f"node {waits} waits for {self._entries[waits][0].meeting}, which nobody sends")
+                raise Misfit(
+                    f"node {waits} waits for {_said(self._entries[waits][0].meeting)}, which nobody sends"
+                )
         except Misfit as error:
             wrong = f"does not follow from this config: {error}"
             raise ConfigError(
                 Problem(str(self.folder), wrong, "replay with the version, data and config that made it")
             ) from error
+        x = torch.stack([walk.learner.vector.detach().clone() for walk in self._walks])
+        require_models(self.folder, x, self._plan.config.names)
         return Outcome(
             engine="events",
-            x=torch.stack([walk.learner.vector.detach().clone() for walk in self._walks]),
+            x=x,
             present=(True,) * self._plan.n,
             rounds=tuple(walk.machine.phases for walk in self._walks),
             sent_bytes=tuple(self._sent),
@@ -206,7 +245,7 @@ class Replay:
             case "down":
                 return PeerDown(peer, session, meeting.gone)
         if session is None or peer not in self._walks[i].machine.lines.by_peer:
-            raise Misfit(f"node {i}: {meeting} is with nobody")
+            raise Misfit(f"node {i}: {_said(meeting)} is of nobody it knows")
         if meeting.event == UP:
             return PeerUp(peer, session)
         waiting = self._mail.get((peer, i, session))
@@ -214,7 +253,7 @@ class Replay:
             return None
         message = waiting.popleft()
         if word(message) != meeting.event:
-            raise Misfit(f"node {i} gets {word(message)!r} where {meeting} was recorded")
+            raise Misfit(f"node {i} gets {word(message)} where {_said(meeting)} was recorded")
         return Received(peer, session, message)
 
     def _step(self, i: int) -> None:

@@ -24,10 +24,10 @@ from gossipfl.core.exchange.intake import Intake
 from gossipfl.core.exchange.resets import Resets
 from gossipfl.core.exchange.work import Work
 from gossipfl.core.messages import Vectors
-from gossipfl.drivers.decisions import Closing, Decisions, decisions, emitted, lost
+from gossipfl.drivers.decisions import Closing, Decisions, Extent, decisions, emitted, lost, require_whole
 from gossipfl.drivers.outcome import Outcome
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.replay import Misfit, require_config
+from gossipfl.drivers.replay import Misfit, require_config, require_models
 from gossipfl.drivers.telling import due, eval_fields, round_fields
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
@@ -67,12 +67,17 @@ class RoundsReplay:
         self._plan, self._watch = plan, watch
         self.folder, names = Path(plan.config.algorithm.replay), plan.config.names
         require_config(self.folder, plan.config)
-        self._lost = frozenset(names.index(name) for name in lost(self.folder))
-        told = [decisions(self.folder / "records" / f"{name}.jsonl") for name in names]
+        gone = lost(self.folder, names)
+        self._lost = frozenset(i for i, name in enumerate(names) if name in gone)
+        paths = [self.folder / "records" / f"{name}.jsonl" for name in names]
+        told = [decisions(path, Extent(plan.n, plan.rounds)) for path in paths]
         self._require_repeatable(told)
         self._rows = [plan.rows(i) for i in range(plan.n)]
         self._rate = optimizers.rate(plan.config.train, plan.rounds)
         last = emitted(told, self._rows)
+        for i in set(range(plan.n)) - self._lost:
+            goal = last[i] + 1 if plan.config.stop.wanted else plan.rounds
+            require_whole(told[i], goal, paths[i])
         self._nodes = [self._node(workload.learner(i), i, told[i], last[i]) for i in range(plan.n)]
         self._uses = Counter(key for i in range(plan.n) for key in self._needs_of_all(i))
         self._moved = False
@@ -107,9 +112,11 @@ class RoundsReplay:
         for node in self._nodes:
             node.learner.load(node.x)
         ends = [node.rounds for i, node in enumerate(self._nodes) if i not in self._lost]
+        x = torch.stack([node.learner.x.detach().clone() for node in self._nodes])
+        require_models(self.folder, x, self._plan.config.names)
         return Outcome(
             engine="events",
-            x=torch.stack([node.learner.x.detach().clone() for node in self._nodes]),
+            x=x,
             present=tuple(i not in self._lost for i in range(self._plan.n)),
             rounds=tuple(node.rounds for node in self._nodes),
             sent_bytes=tuple(node.sent_bytes for node in self._nodes),
@@ -237,6 +244,8 @@ class RoundsReplay:
         row, coded = self._nodes[sender].sent[round]
         if not self._plan.recipe.rule.per_link:
             return coded
+        if receiver not in row.neighbors:
+            raise Misfit(f"node {sender} sends nothing to node {receiver} in round {round + 1}")
         line = row.neighbors.index(receiver)
         return tuple(z[line] for z in coded)
 
