@@ -23,7 +23,7 @@ GIVES_BACK = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     [
         (4_810, 1500, "auto", {}, 10.0),  # digits as it comes
         (50_000, 1500, "auto", {}, 12.5),
-        (5_000_000, 40, "bfloat16", {}, 10.0 + 20 * 18.0),  # what is free is kept
+        (5_000_000, 40, "bfloat16", {}, 10.0 + 20 * 24.0),  # what is free is kept
         (5_000_000, 40, "bfloat16", GIVES_BACK, 10.0 + 20 * 9.0),
     ],
 )
