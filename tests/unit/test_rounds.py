@@ -24,6 +24,7 @@ from gossipfl.core.events import (
 )
 from gossipfl.core.exchange.edge import Edge
 from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.exchange.standing import anew
 from gossipfl.core.messages import LAST, Data, Hello, Message, Nothing, Refuse, Welcome
 from gossipfl.core.rules import averaging
 from gossipfl.core.rules.base import Rule
@@ -227,6 +228,13 @@ def test_a_payload_that_comes_after_the_last_round_shifts_the_parameters() -> No
     effects = told(m, 0, Data(0, -1, (vector(4.0),)), session=2)
     [shift] = [e for e in effects if isinstance(e, Shift)]
     assert torch.allclose(shift.delta, vector(1.0))  # 1/3 (4 - 1)
+
+
+def test_a_node_that_comes_back_when_its_neighbors_are_done_is_at_the_end() -> None:
+    m = machine()
+    m.resume(anew(0, 1))
+    told(m, 0, hello(sent=LAST))
+    assert m.front == 3, "and not where nobody can be told to begin the rule anew"
 
 
 def test_steps_out_of_turn_are_a_local_error() -> None:

@@ -95,8 +95,9 @@ class Course:
 
     @property
     def front(self) -> int:
-        """The round that this node is in, or that of its neighbours if it comes back and they are ahead."""
-        return max(self.round, self._goal)
+        """The round that this node is in, or that of its neighbours if it comes back and they are ahead: the
+        end, if they have said goodbye."""
+        return max(self.round, min(self._goal, self._end))
 
     @property
     def _said(self) -> int:
