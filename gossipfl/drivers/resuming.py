@@ -79,8 +79,10 @@ def find(folder: Path, config: Config, plan: Plan | None = None) -> Found:
             break
     rounds: dict[str, int] = {}
     lost: dict[str, str] = {}
+    # so many rounds are kept of a swarm whose nodes wait for each other
+    apart = checkpoint.KEEP * config.swarm.checkpoint_every + config.swarm.nodes * config.algorithm.every
     for names in _groups(config, plan):
-        _together(shelf, names, rounds, lost)
+        _together(shelf, names, apart, rounds, lost)
     if not rounds:
         raise ConfigError(Problem("--resume", f"every node of the run in {folder} was lost", "start anew"))
     if min(rounds.values()) >= config.swarm.rounds and (folder / SUMMARY).exists():
@@ -149,14 +151,23 @@ def _groups(config: Config, plan: Plan | None) -> list[list[str]]:
     return list(groups.values())
 
 
-def _together(shelf: Shelf, names: list[str], rounds: dict[str, int], lost: dict[str, str]) -> None:
+def _together(
+    shelf: Shelf, names: list[str], apart: int, rounds: dict[str, int], lost: dict[str, str]
+) -> None:
     """Fill in for nodes that hear of each other. One that had been lost long before the others stopped, so
-    that they have nothing in common with it any more, stays lost. Raises ConfigError."""
+    that they have nothing in common with it any more, or nothing but what is more than `apart` rounds old,
+    stays lost. Raises ConfigError."""
     while names:
         common = shelf.common(names)
-        if common is not None:
+        living = [name for name in names if not checkpoint.is_lost(shelf.folder / name)]
+        ahead = shelf.common(living) if living and len(living) < len(names) else None
+        if common is not None and (ahead is None or ahead - common <= apart):
             rounds |= dict.fromkeys(names, common)
             return
+        if common is not None:
+            lost |= dict.fromkeys(set(names) - set(living), "was lost before the run was stopped")
+            names = living
+            continue
         newest = {name: max(shelf.rounds[name], default=-1) for name in names}
         first = min(names, key=lambda name: newest[name])
         if not checkpoint.is_lost(shelf.folder / first):

@@ -112,6 +112,20 @@ def test_where_nothing_is_common_nobody_is_left_out_unless_it_was_lost(tmp_path:
     assert dict(found.rounds) == {"node-0": 60, "node-2": 60} and list(found.lost) == ["node-1"]
 
 
+@pytest.mark.parametrize(("newest", "lost"), [(60, ["node-1"]), (12, [])])
+def test_who_was_lost_long_before_does_not_take_the_others_back(
+    tmp_path: Path, newest: int, lost: list[str]
+) -> None:
+    # the oldest is there because one of the others was far behind
+    written(tmp_path, {"node-0": [10, newest], "node-1": [10], "node-2": [10, newest]})
+    checkpoint.mark_lost(tmp_path / checkpoint.FOLDER / "node-1", "killed")
+
+    found = resuming.find(tmp_path, CONFIG)
+
+    assert list(found.lost) == lost
+    assert set(found.rounds.values()) == {newest if lost else 10}
+
+
 def test_what_matters_must_be_as_it_was_and_the_rest_may_change(tmp_path: Path) -> None:
     written(tmp_path, {name: [10] for name in NAMES})
 
