@@ -172,6 +172,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def lead(config: Config) -> int:
+    """Rounds that a node is ahead of another at most, where all wait for each other."""
+    return config.swarm.nodes * config.algorithm.every
+
+
 def prune(folder: Path, base: int | None, most: int = KEEP) -> None:
     """Let go of what nobody goes back to: what is older than `base` and not one of the newest two; base None:
     of all but two. At most `most` are kept, of which `base` is one, however far this node is ahead of the

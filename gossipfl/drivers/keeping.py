@@ -46,8 +46,7 @@ class Keeping:
         self._last = 0  # the round of the last one
         self._told = False  # that one could not be written
         self.base: int | None = None  # everyone has it: nobody goes back further; None: nobody tells
-        waits = config.swarm.nodes * config.algorithm.every  # rounds that two nodes are apart at most
-        self._most = checkpoint.KEEP + (-(-waits // self._every) if self._every else 0)
+        self._most = checkpoint.KEEP + (-(-checkpoint.lead(config) // self._every) if self._every else 0)
 
     def due(self, round: int) -> bool:
         """Is a checkpoint due after so many rounds?"""

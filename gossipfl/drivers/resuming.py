@@ -80,7 +80,7 @@ def find(folder: Path, config: Config, plan: Plan | None = None) -> Found:
     rounds: dict[str, int] = {}
     lost: dict[str, str] = {}
     # so many rounds are kept of a swarm whose nodes wait for each other
-    apart = checkpoint.KEEP * config.swarm.checkpoint_every + config.swarm.nodes * config.algorithm.every
+    apart = checkpoint.KEEP * config.swarm.checkpoint_every + checkpoint.lead(config)
     for names in _groups(config, plan):
         _together(shelf, names, apart, rounds, lost)
     if not rounds:
@@ -159,18 +159,15 @@ def _together(
     stays lost. Raises ConfigError."""
     while names:
         common = shelf.common(names)
-        living = [name for name in names if not checkpoint.is_lost(shelf.folder / name)]
-        ahead = shelf.common(living) if living and len(living) < len(names) else None
+        gone = [name for name in names if checkpoint.is_lost(shelf.folder / name)]
+        living = [name for name in names if name not in gone]
+        ahead = shelf.common(living) if gone and living else None
         if common is not None and (ahead is None or ahead - common <= apart):
             rounds |= dict.fromkeys(names, common)
             return
-        if common is not None:
-            lost |= dict.fromkeys(set(names) - set(living), "was lost before the run was stopped")
-            names = living
-            continue
         newest = {name: max(shelf.rounds[name], default=-1) for name in names}
-        first = min(names, key=lambda name: newest[name])
-        if not checkpoint.is_lost(shelf.folder / first):
+        first = min(names if common is None else gone, key=lambda name: newest[name])
+        if first not in gone:
             what = f"has none after round {newest[first]}" if newest[first] >= 0 else "has none"
             wrong = shelf.last or f"{shelf.folder}: the nodes have no round in common: {first} {what}"
             raise ConfigError(Problem("--resume", wrong, "no other checkpoint is there to take; start anew"))

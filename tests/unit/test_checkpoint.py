@@ -126,6 +126,16 @@ def test_who_was_lost_long_before_does_not_take_the_others_back(
     assert set(found.rounds.values()) == {newest if lost else 10}
 
 
+def test_only_who_was_lost_long_before_is_left_out(tmp_path: Path) -> None:
+    written(tmp_path, {"node-0": [10, 60, 61], "node-1": [10], "node-2": [10, 60]})
+    for name in ("node-1", "node-2"):
+        checkpoint.mark_lost(tmp_path / checkpoint.FOLDER / name, "killed")
+
+    found = resuming.find(tmp_path, CONFIG)
+
+    assert list(found.lost) == ["node-1"] and dict(found.rounds) == {"node-0": 60, "node-2": 60}
+
+
 def test_what_matters_must_be_as_it_was_and_the_rest_may_change(tmp_path: Path) -> None:
     written(tmp_path, {name: [10] for name in NAMES})
 
