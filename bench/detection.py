@@ -5,15 +5,17 @@
     python bench/detection.py cut [--times 6]         a cable is pulled: in network namespaces, as root
     python bench/detection.py calm [--nodes 8] [--seconds 590] [--apart]      nothing happens
 
-Times are from the signal to the line in the survivor's records. Ends with 1 where a bound of docs/faults.md
-does not hold: .25 s for a kill and 1.5 s for a stop or a cut, each seen by every neighbor; survivors lose no
-round; nobody is taken for dead in vain.
+Times are from the signal to the time that the survivor's record bears, by one clock: the zero of a node's
+clock is taken to be the latest that its records allow, so that no time is told too short. Ends with 1 where a
+bound of docs/faults.md does not hold: .25 s for a kill and 1.5 s for a stop or a cut, each seen by every
+neighbor; survivors lose no round; nobody is taken for dead in vain.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -42,6 +44,7 @@ class Tail:
 
     path: Path
     at: int = 0
+    zero: float = math.inf  # the node's clock was not begun later, by this process's clock
     seen: list[dict[str, object]] = field(default_factory=list)
 
     def read(self) -> list[dict[str, object]]:
@@ -51,6 +54,8 @@ class Tail:
         whole = data[: data.rfind(b"\n") + 1]
         self.at += len(whole)
         new = [json.loads(line) for line in whole.splitlines()]
+        now = time.monotonic()
+        self.zero = min([self.zero, *(now - float(str(record["time"])) for record in new)])
         self.seen += new
         return new
 
@@ -93,7 +98,7 @@ def together(folder: Path, n: int, *, busy: bool) -> Iterator[tuple[list[int], l
         records = folder / "run" / "records"
         until(lambda: len(list(records.glob("*.jsonl"))) == n, "all nodes record")
         tails = [Tail(path) for path in sorted(records.glob("*.jsonl"), key=_index)]
-        until(lambda: all(t.read() or t.seen for t in tails), "all nodes train")
+        until(lambda: all(_kinds(t, "round") for t in tails), "all nodes train")
         yield _nodes(process.pid, n), tails
 
 
@@ -144,8 +149,11 @@ def noticed(tails: Sequence[Tail], kind: str, peer: int, since: float) -> list[f
 
     def all_have() -> bool:
         for k, tail in enumerate(tails):
-            if k not in times and any(r["kind"] == kind and r["peer"] == peer for r in tail.read()):
-                times[k] = time.monotonic() - since
+            if k in times:
+                continue
+            told = [r for r in tail.read() if r["kind"] == kind and r["peer"] == peer]
+            if told:
+                times[k] = tail.zero + float(str(told[0]["time"])) - since
         return len(times) == len(tails)
 
     until(all_have, f"{kind} of node {peer}", 60.0)

@@ -255,7 +255,7 @@ class Connected:
             text=note.text,
             **fields,
         )
-        if note.kind in DECIDED:
+        if note.kind in AT_ONCE or note.kind in DECIDED:
             self.recorder.flush()
         if note.kind == "rest":
             who = self._plan.config.names[note.peer]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from gossipfl.core.events import Note
+from gossipfl.drivers.connected import AT_ONCE, Connected
+from gossipfl.drivers.neighborhood import End
 from gossipfl.records import Recorder, merge, number, read, read_run, tally
 
 FULL = Path("/dev/full")  # every write to it fails with "no space left on device"
@@ -153,6 +157,15 @@ def test_a_run_is_read_while_it_is_running_and_after_its_records_are_gone(tmp_pa
     for path in (tmp_path / "records").iterdir():
         path.unlink()
     assert read_run(tmp_path) == running
+
+
+@pytest.mark.parametrize("kind", sorted(AT_ONCE))
+def test_what_befalls_the_neighbors_of_a_node_can_be_read_at_once(kind: str, tmp_path: Path) -> None:
+    around = SimpleNamespace(end=lambda peer: End("closed", 0.1))
+    with Recorder(tmp_path / "a.jsonl", 0, "a") as recorder:
+        node = SimpleNamespace(recorder=recorder, rounds=3, now=1.0, _abroad=None, _around=around)
+        Connected._note(node, Note(kind, 1))  # type: ignore[arg-type]
+        assert [record["kind"] for record in read(recorder.path)] == [kind]
 
 
 def test_number_reads_fields_of_any_kind() -> None:
