@@ -14,17 +14,22 @@ import argparse
 import os
 import tempfile
 import time
+import traceback
 from collections import defaultdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import torch
+import zmq
 
 from gossipfl.core.membership import Health, together
 from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.signs import Signs
 from gossipfl.transport.wire import Beat
+from gossipfl.transport.zeromq import ZeroMQ
 
 DEGREE = 4
 SETTLE = 1.0  # seconds that do not count, at the start
@@ -62,7 +67,8 @@ def live(node: int, n: int, folder: str, beat: float, busy: bool, control: Conne
     signs = Heard(health)
     reach = range(1, DEGREE // 2 + 1)
     near = {(node + k) % n for k in reach} | {(node - k) % n for k in reach}
-    with Keeper(node, f"ipc://{folder}/{node}", beat, signs, health) as keeper:
+    lines = SimpleNamespace(signs=signs, context=zmq.Context(1))  # there is nothing on them here
+    with Keeper(node, f"ipc://{folder}/{node}", cast(ZeroMQ, lines), beat, health) as keeper:
         control.send(None)
         control.recv()
         keeper.follow({j: f"ipc://{folder}/{j}" for j in near - {node}})
@@ -90,9 +96,13 @@ def measure(n: int, seconds: float, beat: float, busy: bool) -> str:
             if pid == 0:
                 code = 1
                 try:
+                    for line in lines:
+                        line.close()
                     torch.set_num_threads(1)
                     live(node, n, folder, beat, busy, theirs)
                     code = 0
+                except Exception:
+                    traceback.print_exc()
                 finally:
                     os._exit(code)
             theirs.close()
