@@ -49,6 +49,7 @@ from gossipfl.errors import Refused
 from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
+from gossipfl.transport.mail import Mail
 from gossipfl.transport.pulse import Pulse
 from gossipfl.transport.shared import Shelf
 from gossipfl.transport.wire import Layout, Who, frame
@@ -99,7 +100,7 @@ class Connected:
             shapes = shapes._replace(chunk=frame(shapes))
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat)
             if place.commons is not None:
-                self.transport.share(place.commons, self._shelf)
+                self.transport.share(place.commons, self._shelf, _mail(place))
             self.keeper = Keeper(place.node, place.beats, self.transport, beat, health)
         else:
             shapes = shapes._replace(chunk=CHUNK)
@@ -368,6 +369,19 @@ class Connected:
             self._control.send_bytes(json.dumps(word).encode())
         except OSError:
             raise Stopped("whoever started this node is gone") from None
+
+
+def _mail(place: Place) -> Mail | None:
+    """The boxes of a node, if there are any. A process that goes on with stale state has none: who it was
+    before may have left words in them, or be left some."""
+    boxes = None if place.commons is None else place.commons.boxes
+    if boxes is None:
+        return None
+    if place.anew:
+        boxes.listen(place.node, on=False)
+        return None
+    boxes.keep(place.node)
+    return Mail(boxes, place.node)
 
 
 def layout(plan: Plan, x: Tensor) -> Layout:

@@ -135,7 +135,7 @@ class Nursery:
             why = f"rule {self._plan.config.algorithm.rule} sends another payload to each neighbor"
         if why is None and self._plan.config.algorithm.exchange == "rounds":
             try:
-                return Commons(self._plan.n, layout(self._plan, self._vector()))
+                return Commons(self._plan.n, layout(self._plan, self._vector()), self._plan.edges())
             except (OSError, ValueError, OverflowError) as error:
                 why = f"there is not so much memory ({error})"
         if transport == "shm":

@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 from gossipfl.errors import Problem
 
-#: Open files of a node: without neighbors, for each of them, and, of their parent, for each node.
-FILES, LINE, SIBLING = 60, 7, 1
+#: Open files of a node: without neighbors, for each of them, and, of their parent, for each node: both ends
+#: of a line until all are started, and a bell.
+FILES, LINE, SIBLING = 60, 7, 3
 #: Threads of a node, its own two and ZeroMQ's two, and one more that PyTorch or a task may start.
 THREADS: Final = 5
 #: Bytes that have to be free for a node: without a model, with what the system holds for it (seen: 12 GB for

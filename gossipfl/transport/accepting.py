@@ -24,7 +24,7 @@ from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.lookout import Lookout
 from gossipfl.transport.readiness import Socket, readable
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import NOBLOCK, Fetch, Sending, Sockets, monitored, send
+from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sending, Sockets, monitored, send
 from gossipfl.transport.wire import Beat, Buffer, Decoder, Layout, Who, encode
 
 #: How a node is turned away whose name another process bears.
@@ -79,6 +79,7 @@ class Accepting:
     ) -> None:
         self.address = ""
         self.fetch: Fetch | None = None
+        self.beside: Beside | None = None
         self._sockets, self._layout, self._who, self._signs = sockets, layout, who, signs
         self._quarantine = quarantine
         self._keys: Keys | None = None
@@ -150,6 +151,7 @@ class Accepting:
 
     def send(self, route: bytes, frames: Sending) -> None:
         """Queue frames. Raises ZMQError: the connection is over."""
+        self._sockets.poller.stirred = True
         send(self._router, (route, *frames))
 
     # ------------------------------------------------------------------ watchers
@@ -166,6 +168,7 @@ class Accepting:
     def answer_watchers(self) -> None:
         """Give watchers the records that are new."""
         for route, frames in () if self._lookout is None else self._lookout.answers():
+            self._sockets.poller.stirred = True
             with contextlib.suppress(zmq.ZMQError):  # it has gone
                 self._router.send_multipart((route, *frames), zmq.NOBLOCK)
 
@@ -188,6 +191,8 @@ class Accepting:
             frames = self._sockets.rest(self._router, [head])
             if line.peer is not None and (line.peer, line.session) not in self._routes:
                 continue  # a session that is over: discarded unread
+            if self.beside is not None and line.peer is not None:
+                events += self.beside.before(line.peer, line.session)
             try:
                 if self._lookout is not None and self._asks(key, line, frames[0]):
                     continue
@@ -272,8 +277,7 @@ class Accepting:
             if self._doubled(who.node, line):
                 self._held.append(_Held(time.monotonic() + HOLD, key, line, message, who))
                 return []
-            self._known(line, who.node, message.session)
-            self._routes[who.node, message.session] = key
+            self._known(key, line, who.node, message.session)
         elif line.peer is None:
             raise RemoteProtocolError("a message before hello")
         elif isinstance(message, Refuse) and alone(message.reason) is not None:
@@ -293,8 +297,7 @@ class Accepting:
             if key not in self._accepted:
                 continue  # it has gone
             if not self._doubled(who.node, line):
-                self._known(line, who.node, message.session)
-                self._routes[who.node, message.session] = key
+                self._known(key, line, who.node, message.session)
                 events.append(Received(who.node, line.session, message))
             elif time.monotonic() < one.until:
                 self._held.append(one)
@@ -306,9 +309,13 @@ class Accepting:
                 events.append(Note("rejected", -1, f"a second node named {who.name}"))
         return events
 
-    def _known(self, line: _Accepted, node: int, session: int) -> None:
-        """It is known who is at the other end of a line."""
+    def _known(self, key: bytes, line: _Accepted, node: int, session: int) -> None:
+        """A hello tells who is at the other end of a line."""
         line.peer, line.session = node, session
+        self._routes[node, session] = key
+        if self.beside is not None:
+            self.beside.begin(node, session)
+            self.beside.before(node, session)  # of the hello itself nothing was said
         if self.fetch is not None:
             line.decoder.fetch = partial(self.fetch, node)
 

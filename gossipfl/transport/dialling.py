@@ -19,7 +19,7 @@ from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.readiness import Socket
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Fetch, Sockets, monitored
+from gossipfl.transport.sockets import Beside, Fetch, Sockets, monitored
 from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -84,6 +84,7 @@ class Dialling:
         self._sockets, self._layout, self._keys, self._signs = sockets, layout, keys, signs
         self._who, self._quarantine = who, quarantine
         self.fetch: Fetch | None = None
+        self.beside: Beside | None = None
         self._dialled: dict[int, _Dialled] = {}
         self._held: set[int] = set()  # peers that are not dialled for now
         # old lines by peer, and what is to come on them
@@ -249,6 +250,8 @@ class Dialling:
         assert dialled.decoder is not None
         at = self._signs.now()
         for frames in self._sockets.messages(socket):
+            if self.beside is not None:
+                events += self.beside.before(dialled.peer, dialled.session)
             try:
                 done = dialled.decoder.feed(frames)
                 if done is not None and done[1] is not None and done[1].node != dialled.peer:
@@ -294,6 +297,8 @@ class Dialling:
         fetch = None if self.fetch is None else partial(self.fetch, dialled.peer)
         dialled.socket, dialled.decoder, dialled.again_at = socket, Decoder(self._layout, fetch), None
         dialled.session, dialled.greeted, dialled.connection = dialled.session + 1, False, None
+        if self.beside is not None:
+            self.beside.begin(dialled.peer, dialled.session)
         dialled.monitor = self._sockets.watch(socket, _OPENED | _CLOSED | _FAILED)
         self._sockets.poller.register(socket)
         if self._keys is not None:

@@ -3,7 +3,8 @@
 libzmq's own poll asks every socket twice, and one that has nothing costs a system call each time: a dozen of
 them a round for a node with two neighbors. libzmq wakes whoever waits for a socket by a file descriptor, and
 forgets that it did as soon as anything is done on the socket. So a line, on which this thread sends too, is
-asked before each wait; a monitor, which is only ever read to its end, when its descriptor says so.
+asked before a wait if anything has been done on lines since the last one; a monitor, which is only ever read
+to its end, when its descriptor says so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ POLLIN: Final = int(zmq.POLLIN)
 class Poller(Protocol):
     """Waits for sockets and file descriptors."""
 
+    stirred: bool  # has anything been done on a socket since the last `poll`? Whoever does it says so
+
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         """Wait for this one too. told: nothing is ever sent on it, and it is read to its end each time."""
 
@@ -44,10 +47,11 @@ class Descriptors:
         self._numbers: dict[Socket | int, int] = {}
         self._lines: list[Socket] = []
         self._new: list[Socket] = []  # told of, perhaps, before anyone waited
+        self.stirred = True
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         number = item if isinstance(item, int) else int(item.get(zmq.FD))
-        self._items[number], self._numbers[item] = item, number
+        self._items[number], self._numbers[item], self.stirred = item, number, True
         self._system.register(number, select.POLLIN)
         if not isinstance(item, int):
             (self._new if told else self._lines).append(item)
@@ -62,15 +66,18 @@ class Descriptors:
     def poll(self, timeout: float | None) -> set[Socket | int]:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            ready: set[Socket | int] = {s for s in self._lines if s.get(EVENTS) & POLLIN}  # type: ignore[operator]
-            if self._new:
-                ready.update(s for s in self._new if s.get(EVENTS) & POLLIN)  # type: ignore[operator]
-                self._new = []
+            ready = set[Socket | int]()
+            if self.stirred:
+                ready.update(s for s in self._lines + self._new if s.get(EVENTS) & POLLIN)  # type: ignore[operator]
+                self._new, self.stirred = [], bool(ready)
             woken = self._system.poll(0 if ready else _milliseconds(timeout))
             for number, _ in woken:
                 item = self._items[number]
-                if isinstance(item, int) or item.get(EVENTS) & POLLIN:  # type: ignore[operator]
+                if isinstance(item, int):
                     ready.add(item)
+                elif item.get(EVENTS) & POLLIN:  # type: ignore[operator]
+                    ready.add(item)
+                    self.stirred = True
             if ready or not woken:
                 return ready
             if end is not None:  # it was about something else
@@ -82,6 +89,7 @@ class Libzmq:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
+        self.stirred = True
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         self._poller.register(item, zmq.POLLIN)

@@ -1,8 +1,9 @@
 """Shared memory: nodes that one process has forked read each other's payloads where they lie.
 
 One anonymous mapping, made before the fork, holds a few slots for each node. It has no name, so nothing is
-left of it however the nodes end. A node writes its own slots alone, and tells its neighbors in a small
-message on their line which one holds the payload; that message is also what orders the memory.
+left of it however the nodes end. A node writes its own slots alone, and tells its neighbors which one holds
+the payload: in their boxes in the same memory (`mail.py`), or in a small message on their line. That word is
+also what orders the memory.
 
 A slot is written again only when nothing in its owner's process refers to what it holds. The owner's machine
 refers to a payload until every neighbor that it went to has counted it, or has said that it never will
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import mmap
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ import torch
 
 from gossipfl.core.messages import Vectors
 from gossipfl.errors import RemoteProtocolError
+from gossipfl.transport.mail import Boxes, possible
 from gossipfl.transport.wire import Layout
 
 if TYPE_CHECKING:
@@ -41,8 +43,11 @@ ALIGNMENT: Final = 64
 class Commons:
     """The mapping, the same in every node. It holds `nodes` times `SLOTS` payloads of one layout."""
 
-    def __init__(self, nodes: int, layout: Layout) -> None:
-        """Raises OSError, ValueError: there is not so much memory."""
+    def __init__(self, nodes: int, layout: Layout, edges: Sequence[tuple[int, int]] = ()) -> None:
+        """edges: between which word of payloads passes through this memory too, where that can be.
+
+        Raises OSError, ValueError: there is not so much memory, or not so many files may be open.
+        """
         self.layout, self._nodes = layout, nodes
         widths = [_whole(size * dtype.itemsize, ALIGNMENT) for size, dtype in layout.parts]
         *self.offsets, size = accumulate(widths, initial=0)
@@ -50,6 +55,7 @@ class Commons:
         self._stride = _whole(max(size, 1), mmap.PAGESIZE)
         self._memory = mmap.mmap(-1, nodes * SLOTS * self._stride)
         self._views: dict[tuple[int, int], Vectors] = {}
+        self.boxes = Boxes(nodes, edges) if edges and possible() else None
 
     def slot(self, node: int, slot: int) -> NDArray[np.uint8]:
         """The bytes of a slot, a new object each time."""

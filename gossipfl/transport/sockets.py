@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from gossipfl.core.events import Event, Note
 from gossipfl.core.messages import Vectors
 from gossipfl.transport.curve import HANDSHAKE
 from gossipfl.transport.readiness import Socket, poller, readable
@@ -35,6 +36,14 @@ COPY_BELOW = 512 * 1024
 
 Fetch = Callable[[int, int], Vectors]
 """(peer, slot) -> the payload that lies there, in memory shared with it."""
+
+
+class Beside(NamedTuple):
+    """What passes beside the sockets, and in order with what they bring (`mail.py`). Both take peer and
+    session."""
+
+    begin: Callable[[int, int], None]  # a session begins
+    before: Callable[[int, int], list[Event | Note]]  # a message has come: what was said before it
 
 
 class Limits(NamedTuple):

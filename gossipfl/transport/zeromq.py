@@ -17,16 +17,18 @@ from typing import Final, NamedTuple
 
 import zmq
 
-from gossipfl.core.events import Event, Note, PeerDown
+from gossipfl.core.events import Event, Note, PeerDown, Received
 from gossipfl.core.messages import Data, Message, Vectors
 from gossipfl.core.quarantine import Quarantine
+from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
+from gossipfl.transport.mail import SIZE, Mail, Word
 from gossipfl.transport.readiness import Socket
 from gossipfl.transport.shared import Commons, Shelf
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import COPY_BELOW, Limits, Sending, Sockets, send
+from gossipfl.transport.sockets import COPY_BELOW, Beside, Fetch, Limits, Sending, Sockets, send
 from gossipfl.transport.wire import Beat, Layout, Who, encode, encode_beat, encode_here
 
 __all__ = ["Line", "Unbound", "ZeroMQ"]
@@ -46,8 +48,8 @@ class Made(NamedTuple):
     """A payload as it travels."""
 
     message: Data
-    frames: Sequence[Sending]  # of each wire message
-    beside: int = 0  # bytes that move and are not in them
+    slot: int | None  # where it lies for neighbors
+    frames: Sequence[Sending] = ()  # of each wire message, once one is needed
 
 
 class ZeroMQ:
@@ -78,24 +80,31 @@ class ZeroMQ:
         self._peers = 8192
         # Sockets may be used by one thread at a time: the one that calls `poll`, or one that calls `beat`.
         self._lock = threading.Lock()
-        self._commons: Commons | None = None
         self._shelf: Shelf | None = None
+        self._mail: Mail | None = None
+        self._bell = -1
+        self._fetch: Fetch | None = None
+        self._beside = 0  # bytes of a payload that is not in the message that tells of it
         self._made: Made | None = None  # what was sent last, since `poll` was called last
         self._control = -1
         self.told = False
         self.sent_bytes = 0
 
-    def share(self, commons: Commons, shelf: Shelf | None) -> None:
-        """Payloads are read where the peers leave theirs, and left on this node's shelf, if it has one;
-        before entering."""
+    def share(self, commons: Commons, shelf: Shelf | None, mail: Mail | None = None) -> None:
+        """Payloads are read where the peers leave theirs, and left on this node's shelf, if it has one; word
+        of them goes by mail, if it has that; before entering."""
 
         def fetch(peer: int, slot: int) -> Vectors:
             payload = commons.read(peer, slot)
             self._sockets.received_bytes += commons.bytes
             return payload
 
-        self._commons, self._shelf = commons, shelf
-        self._accepting.fetch = self._dialling.fetch = fetch
+        self._shelf, self._beside = shelf, commons.bytes
+        self._accepting.fetch = self._dialling.fetch = self._fetch = fetch
+        if mail is not None:
+            self._mail, self._bell = mail, mail.bell
+            self._accepting.beside = self._dialling.beside = Beside(mail.begin, self._before)
+            self._sockets.poller.register(mail.bell)
 
     # ------------------------------------------------------------------ lifetime
 
@@ -164,13 +173,16 @@ class ZeroMQ:
 
     def reject(self, peer: int) -> list[Event | Note]:
         """What a peer said could be read, and was wrong all the same: it is counted, and its line ended."""
+        with self._lock:
+            return self._reject(peer)
+
+    def _reject(self, peer: int) -> list[Event | Note]:
         told, session = self._quarantine.reject(peer, time.monotonic()), self.lines().get(peer)
         if session is None:
             return [*told]
         if told:
-            with self._lock:
-                self._dialling.leave_alone(peer, session)
-        self.hang_up(peer, session)
+            self._dialling.leave_alone(peer, session)
+        self._hang_up(peer, session)
         return [*told, PeerDown(peer, session)]
 
     def apart(self, peer: int) -> float:
@@ -181,8 +193,11 @@ class ZeroMQ:
     def hang_up(self, peer: int, session: int) -> None:
         """End a session; this end dials again if it dialled. No event tells of it."""
         with self._lock:
-            self._accepting.hang_up(peer, session)
-            self._dialling.hang_up(peer, session)
+            self._hang_up(peer, session)
+
+    def _hang_up(self, peer: int, session: int) -> None:
+        self._accepting.hang_up(peer, session)
+        self._dialling.hang_up(peer, session)
 
     # ------------------------------------------------------------------ faults that are wanted
 
@@ -209,6 +224,7 @@ class ZeroMQ:
                 if route is not None:
                     self._accepting.send(route, (JUNK,))
                 elif socket is not None:
+                    self._sockets.poller.stirred = True
                     socket.send(JUNK, zmq.NOBLOCK)
 
     def overtake(self, peer: int, session: int, message: Message) -> bool:
@@ -244,28 +260,39 @@ class ZeroMQ:
 
     def _send(self, peer: int, session: int, message: Message) -> None:
         route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
-        if not isinstance(message, Data):
-            for said in encode(message, self._who, self._chunk):
-                if not self._sent(route, socket, said):
-                    return
+        if route is None and socket is None:
             return
-        made = self._made  # for several neighbors it is made once
-        if made is None or made.message.payload is not message.payload or made.message[:2] != message[:2]:
-            made = self._made = self._ready(message)
-        for frames in made.frames:
-            if not self._sent(route, socket, frames, made.beside):
+        mail, messages, beside = self._mail, list[Sending](), 0
+        if not isinstance(message, Data):
+            messages += encode(message, self._who, self._chunk)
+        else:
+            made = self._made  # for several neighbors it is made once
+            if made is None or made.message.payload is not message.payload:
+                made = self._made = Made(message, self._place(message))
+            slot = made.slot
+            if slot is not None and mail is not None and mail.say(peer, session, *message[:2], slot):
+                self.sent_bytes += self._beside + SIZE
                 return
+            if not made.frames or made.message[:2] != message[:2]:
+                made = self._made = Made(message, slot, self._frames(message, slot))
+            messages += made.frames
+            beside = 0 if slot is None else self._beside
+        for frames in messages:
+            if not self._sent(route, socket, frames, beside):
+                return
+            if mail is not None:
+                mail.said(peer, session)
 
-    def _ready(self, message: Data) -> Made:
+    def _place(self, message: Data) -> int | None:
+        """The slot in which a payload lies for neighbors; None: it does not."""
+        return None if self._shelf is None else self._shelf.place(message.payload)
+
+    def _frames(self, message: Data, slot: int | None) -> Sequence[Sending]:
         """A payload's frames: of where it lies, or with its numbers."""
-        slot = None if self._shelf is None else self._shelf.place(message.payload)
-        if slot is not None and self._commons is not None:
-            return Made(message, [(encode_here(message, slot),)], self._commons.bytes)
+        if slot is not None:
+            return [(encode_here(message, slot),)]
         messages = encode(message, self._who, self._chunk)
-        return Made(
-            message,
-            [(head, zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW)) for head, raw in messages],
-        )
+        return [(head, zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW)) for head, raw in messages]
 
     def _sent(self, route: bytes | None, socket: Socket | None, frames: Sending, beside: int = 0) -> bool:
         """Queue frames, by which so many bytes move that are not in them. Is the line there?"""
@@ -280,6 +307,7 @@ class ZeroMQ:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             return False
+        self._sockets.poller.stirred = True
         self.sent_bytes += beside + sum(map(len, frames))
         return True
 
@@ -301,7 +329,11 @@ class ZeroMQ:
         if not ready and not ending and waits is None:
             return []
         self.told = self.told or self._control in ready
+        if self._mail is not None and self._bell in ready:
+            self._mail.rung()
         events = self._accepting.read(ready) + self._dialling.read(ready)
+        if self._mail is not None:
+            events += self._letters(self._mail)
         for end in ending:
             if isinstance(end, Session):
                 events += self._dialling.ended(end)
@@ -311,6 +343,33 @@ class ZeroMQ:
             events += said
             self._ending += over
         return events
+
+    # ------------------------------------------------------------------ mail
+
+    def _letters(self, mail: Mail) -> list[Event | Note]:
+        """What is in the boxes, and due."""
+        events: list[Event | Note] = []
+        for peer, word in mail.take():
+            events += self._letter(peer, word)
+        return events
+
+    def _before(self, peer: int, session: int) -> list[Event | Note]:
+        """What was said before a message that has come over the socket of a session."""
+        assert self._mail is not None
+        return [e for word in self._mail.before(peer, session) for e in self._letter(peer, word)]
+
+    def _letter(self, peer: int, word: Word) -> list[Event | Note]:
+        """A word, as if it had come over the socket."""
+        session = word.session
+        if self._accepting.route(peer, session) is None and self._dialling.socket(peer, session) is None:
+            return []  # a session that is over: discarded unread
+        assert self._fetch is not None
+        try:
+            payload = self._fetch(peer, word.slot)
+        except RemoteProtocolError as error:
+            return [Note("rejected", peer, str(error)), *self._reject(peer)]
+        self.signs.word(peer, self.signs.now())
+        return [Received(peer, session, Data(word.round, word.counted, payload))]
 
     # ------------------------------------------------------------------ beats
 
@@ -333,6 +392,7 @@ class ZeroMQ:
             return None
         now = time.monotonic()
         if now >= self._due:
+            self._sockets.poller.stirred = True
             self._due = now + self._interval
             frame = encode_beat(self._beat())
             for route in self._accepting.open().values():

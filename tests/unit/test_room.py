@@ -22,7 +22,7 @@ def test_a_thousand_nodes_of_degree_four_fit_a_usual_machine() -> None:
 @pytest.mark.parametrize(
     ("lacking", "degrees", "parameters", "said"),
     [
-        ({"files": 1024}, [4] * 1000, 4810, ("1088 open files", "ulimit -n 1088")),
+        ({"files": 1024}, [4] * 1000, 4810, ("3088 open files", "ulimit -n 3088")),
         ({"files": 4096}, [999] + [1] * 999, 4810, ("up to 999 neighbors", "ulimit -n")),
         ({"threads": 4000}, [4] * 1000, 4810, ("5000 threads, 4000 are allowed", "pids.max")),
         ({"memory": 10**9}, [4] * 1000, 4810, ("1000 nodes need 13.1 GB", "fewer nodes")),
@@ -60,5 +60,5 @@ def test_a_swarm_that_cannot_have_its_files_is_one_line_and_no_process(tmp_path:
     )
 
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("gossipfl: error: swarm.nodes: 20 nodes with up to 2 neighbors need 94")
+    assert ended.stderr.startswith("gossipfl: error: swarm.nodes: 20 nodes with up to 2 neighbors need 134")
     assert len(ended.stderr.splitlines()) == 1, json.dumps(ended.stderr)
