@@ -89,9 +89,11 @@ def lan_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
             right = "gossipfl init writes them; on one machine, another partition"
             yield frozenset({"data.partition", "node"}), Problem("data.partition", wrong, right)
         return
-    if config.algorithm.on_death != "self":
-        wrong = 'is "rewire", and among machines nobody can say of a node that it is gone for good'
-        yield frozenset({"algorithm.on_death", "node"}), Problem("algorithm.on_death", wrong, '"self"')
+    hidden = [peer.name for peer in config.node if not peer.address]
+    if config.algorithm.on_death != "self" and len(hidden) > 1:
+        wrong = f'is "rewire", and {hidden[0]} and {hidden[1]} have no address: neither could dial the other'
+        right = '"self", or an address for all nodes but one'
+        yield frozenset({"algorithm.on_death", "node"}), Problem("algorithm.on_death", wrong, right)
     if config.encrypted:
         for peer in config.node:
             if not peer.public_key:

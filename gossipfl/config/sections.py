@@ -397,3 +397,10 @@ class Wire(Section):
         description="Seconds without a step after which a neighbor that lives and hangs is dead; 0: never.",
         json_schema_extra=LOCAL,
     )
+    gone: float = Field(
+        10.0,
+        gt=0,
+        description='algorithm.on_death = "rewire", between machines: seconds without a line after which a '
+        "node is taken to be gone for good, until it is back.",
+        json_schema_extra=LOCAL,
+    )

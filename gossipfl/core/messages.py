@@ -125,6 +125,27 @@ class Model:
     payload: Vectors
 
 
+class Fate(NamedTuple):
+    """What is believed of a node has turned so many times: it is gone for good if that is odd, and lives if
+    it is even; the highest number holds. Whoever hears of it passes it on."""
+
+    node: int
+    turns: int
+
+
 Message = (
-    Hello | Welcome | Refuse | Data | Nothing | Ask | Answer | Decline | Push | Stop | Reset | Want | Model
+    Hello
+    | Welcome
+    | Refuse
+    | Data
+    | Nothing
+    | Ask
+    | Answer
+    | Decline
+    | Push
+    | Stop
+    | Reset
+    | Want
+    | Model
+    | Fate
 )

@@ -80,8 +80,15 @@ def lan(config: Config, plan: Plan, name: str) -> Lan:
         own.address,
         _listen(own.bind or own.address) if own.address else "",
         {j: f"tcp://{config.node[j].address}" for j in near if _dials(config, node, j)},
-        _keys(config, node, near) if config.encrypted else None,
+        _keys(config, node, near if plan.rewiring is None else _others(plan, node))
+        if config.encrypted
+        else None,
     )
+
+
+def _others(plan: Plan, node: int) -> tuple[int, ...]:
+    """Around whoever is gone, anyone may become a neighbor."""
+    return tuple(j for j in range(plan.n) if j != node)
 
 
 def _dials(config: Config, node: int, peer: int) -> bool:

@@ -35,9 +35,10 @@ from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.membership import Change, State
-from gossipfl.core.messages import Model, Want
+from gossipfl.core.messages import Fate, Model, Want
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
+from gossipfl.drivers.bypass import Bypass
 from gossipfl.drivers.keeping import Keeping
 from gossipfl.drivers.meddling import Meddling
 from gossipfl.drivers.neighborhood import Neighborhood, terms
@@ -112,6 +113,11 @@ class Connected:
         self._meddling = (
             Meddling(config.swarm.seed, place.node, self.transport) if lan is None and config.fault else None
         )
+        self._bypass: Bypass | None = None
+        if lan is not None and plan.rewiring is not None and isinstance(self.machine, Rounds):
+            self._bypass = Bypass(
+                place.node, config, self.machine, self.transport, self._handle, self._say_note
+            )
         self.recorder = Recorder(records, place.node, self._name)
         self.rounds = 0
         self.begun = self.ended = 0.0
@@ -256,6 +262,8 @@ class Connected:
             text=note.text,
             **fields,
         )
+        if note.kind == "peer_up" and self._bypass is not None:
+            self._bypass.met(note.peer)
         if note.kind in AT_ONCE or note.kind in DECIDED:
             self.recorder.flush()
         if note.kind == "rest":
@@ -285,6 +293,8 @@ class Connected:
         if not self._around.pause(now):
             for down in self._around.look(self.transport):
                 self._handle(down)
+            if self._bypass is not None:
+                self._bypass.look(self._around.signs.now())
         if self.transport.told:
             self._listen()
 
@@ -295,6 +305,8 @@ class Connected:
                 self._note(event)
             elif isinstance(event, Received) and isinstance(event.message, (Want, Model)):
                 self._lend(event)
+            elif isinstance(event, Received) and isinstance(event.message, Fate):
+                self._hear_fate(event, event.message)
             else:
                 self._handle(event)
 
@@ -307,6 +319,25 @@ class Connected:
         elif line not in self._lent:
             self._lent.add(line)
             self.transport.send(*line, Model(self.rounds, (self._copy(),)))
+
+    def _hear_fate(self, event: Received, word: Fate) -> None:
+        """A neighbor says of a node that it is gone for good, or is not."""
+        if self._bypass is None:
+            self._handle(event)
+        elif self._stands(event):
+            note = self._bypass.hear(event.peer, word)
+            if note is not None:
+                self._do([note])
+
+    def _stands(self, event: Received) -> bool:
+        """Has a message come on a line on which the two have met?"""
+        assert isinstance(self.machine, Rounds)
+        edge = self.machine.edges.get(event.peer)
+        return edge is not None and edge.up and edge.session == event.session
+
+    def _say_note(self, text: str) -> None:
+        self.recorder.write("note", round=self.rounds, time=self.now, text=text)
+        self.say({"note": text})
 
     def _suspect(self, change: Change) -> None:
         """A neighbor is suspected, or not any more; who is dead is told of when its line is down."""

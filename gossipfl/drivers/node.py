@@ -80,10 +80,6 @@ class Node(Connected):
                 break
         self._lender, self._borrowed = -1, None
 
-    def _say_note(self, text: str) -> None:
-        self.recorder.write("note", round=self.rounds, time=self.now, text=text)
-        self.say({"note": text})
-
     def _enough(self) -> bool:
         """Has a node that comes back waited for its neighbours, and met one of them?"""
         late = time.monotonic() - self._met_since > REJOIN

@@ -15,6 +15,7 @@ from torch import Tensor
 from gossipfl.core.events import Adopt, Halt, Leave
 from gossipfl.core.exchange.agree import DATA
 from gossipfl.core.exchange.machine import Machine
+from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.stopping import Criteria, Vigil
 from gossipfl.drivers.abroad import EVERY, Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
@@ -204,7 +205,8 @@ class OwnNode(Node):
             log.warning("%s: stop.target is %s, and the loop logs %s", self._name, stop.target.metric, told)
 
     def _halt(self) -> None:
-        self._handle(Halt(self._plan.end_of(self._place.node, self.rounds)))
+        assert isinstance(self.machine, Rounds)
+        self._handle(Halt(self._plan.end_of(self._place.node, self.rounds, self.machine.dead)))
 
 
 class OwnAsynchronousNode(OwnNode, AsynchronousNode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,7 @@ class Accepting:
         self.address = ""
         self.fetch: Fetch | None = None
         self.beside: Beside | None = None
+        self.crossing: Callable[[int], bool] | None = None  # may a peer come in that this end dials, too?
         self._sockets, self._layout, self._who, self._signs = sockets, layout, who, signs
         self._quarantine = quarantine
         self._keys: Keys | None = None
@@ -272,6 +273,11 @@ class Accepting:
                 with contextlib.suppress(zmq.ZMQError):
                     self.send(key, next(encode(Refuse(message.session, reason(left)), self._who)))
                 line.peer = -1
+                return []
+            if self.crossing is not None and not self.crossing(who.node):
+                line.peer = -1
+                if line.connection is not None:
+                    line.connection.end()
                 return []
             line.instance = message.about.get(INSTANCE)
             if self._doubled(who.node, line):

@@ -57,6 +57,7 @@ class _Dialled:
     decoder: Decoder | None = None
     connection: Descriptor | None = None
     greeted: bool = False  # has a message come on this session?
+    answers: bool = False  # has somebody answered on this session who holds the peer's key?
     reached: float | None = None  # when somebody first answered there who holds the peer's key
     again_at: float | None = None
     pause: float = REDIAL[0]
@@ -86,6 +87,7 @@ class Dialling:
         self.fetch: Fetch | None = None
         self.beside: Beside | None = None
         self._dialled: dict[int, _Dialled] = {}
+        self._numbers: dict[int, int] = {}  # the last session with a peer that is not dialled any more
         self._held: set[int] = set()  # peers that are not dialled for now
         # old lines by peer, and what is to come on them
         self._aside: dict[int, list[tuple[Socket, list[Frames]]]] = {}
@@ -97,7 +99,7 @@ class Dialling:
             if before.address == address:
                 return
             self._hang_up(before)
-        self._dialled[peer] = _Dialled(peer, address)
+        self._dialled[peer] = _Dialled(peer, address, session=self._numbers.get(peer, 0))
         self._connect(self._dialled[peer])
 
     def trouble(self, peer: int) -> str:
@@ -177,6 +179,22 @@ class Dialling:
         if dialled is not None and dialled.socket is None:
             del self._dialled[peer]
 
+    def drop(self, peer: int) -> None:
+        """Have no connection to a peer any more that this end has dialled; no event tells of it."""
+        dialled = self._dialled.pop(peer, None)
+        if dialled is not None:
+            self._numbers[peer] = dialled.session
+            self._hang_up(dialled)
+
+    def dials(self, peer: int) -> bool:
+        """Is it this end that dials a peer?"""
+        return peer in self._dialled
+
+    def answers(self, peer: int) -> bool:
+        """Does somebody at a peer's address answer who holds its key, whether he has said a word or not?"""
+        dialled = self._dialled.get(peer)
+        return dialled is not None and dialled.socket is not None and dialled.answers
+
     def socket(self, peer: int, session: int) -> Socket | None:
         """Where to send on a session; None: it is over, or the other end's."""
         dialled = self._dialled.get(peer)
@@ -227,7 +245,7 @@ class Dialling:
                     continue
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     dialled.trouble = "the line stands, and no welcome has come: it may be in a local phase"
-                    dialled.reached = dialled.reached or time.monotonic()
+                    dialled.reached, dialled.answers = dialled.reached or time.monotonic(), True
                     events.append(PeerUp(dialled.peer, dialled.session))
                     continue
                 if kind in _TROUBLE:
@@ -299,6 +317,7 @@ class Dialling:
         dialled.session, dialled.greeted, dialled.connection = dialled.session + 1, False, None
         if self.beside is not None:
             self.beside.begin(dialled.peer, dialled.session)
+        dialled.answers = False
         dialled.monitor = self._sockets.watch(socket, _OPENED | _CLOSED | _FAILED)
         self._sockets.poller.register(socket)
         if self._keys is not None:

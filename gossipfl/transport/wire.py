@@ -15,6 +15,7 @@ describes these bytes.
     reset    [14, round]
     want     [15]
     model    [16, round, part, offset]          + such a chunk
+    fate     [18, node, turns]
     here     [17, round, counted, slot]      as data, whose payload lies in shared memory
     beat     [6, node, round, steps, training]
 """
@@ -34,6 +35,7 @@ from gossipfl.core.messages import (
     Ask,
     Data,
     Decline,
+    Fate,
     Hello,
     Message,
     Model,
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELLO, WELCOME, REFUSE, NONE, DATA, BEAT, ASK, ANSWER, DECLINE, PUSH, STOP = range(1, 12)
-RESET, WANT, MODEL, HERE = range(14, 18)  # 12 and 13 are of those who only watch
+RESET, WANT, MODEL, HERE, FATE = range(14, 19)  # 12 and 13 are of those who only watch
 HEADER_LIMIT: Final = 65_536
 CHUNK: Final = 4 * 1024 * 1024  # bytes
 #: The same inside one machine: what arrives in one piece is averaged where it lies.
@@ -157,6 +159,8 @@ def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
             yield (_pack([RESET, round]),)
         case Want():
             yield (_pack([WANT]),)
+        case Fate(node, turns):
+            yield (_pack([FATE, node, turns]),)
         case Model(round, payload):
             yield from _chunks((MODEL, round), payload, chunk)
         case Data(round, counted, payload):
@@ -279,12 +283,15 @@ class Decoder:
         if kind == WANT:
             _expect(fields, 1, "want")
             return Want(), None
+        if kind == FATE:
+            _expect(fields, 3, "fate")
+            return Fate(*_integers(fields[1:], ("node", "turns"))), None
         if kind == REFUSE:
             _expect(fields, 3, "refuse")
             if not isinstance(fields[2], str):
                 raise RemoteProtocolError("reason: a string is needed")
             return Refuse(_integers(fields[1:2], ("session",))[0], fields[2]), None
-        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14 to 17")
+        raise RemoteProtocolError(f"a message of kind {kind!r}, kinds are 1 to 11, and 14 to 18")
 
     def _fetch(self, round: int, counted: int, slot: int) -> Data:
         """A payload where it lies: its numbers were checked by who put it there, a process of this run."""

@@ -74,6 +74,7 @@ class ZeroMQ:
         self._quarantine = Quarantine()
         self._dialling = Dialling(self._sockets, layout, who, keys, signs, self._quarantine)
         self._accepting = Accepting(self._sockets, layout, who, signs, self._quarantine)
+        self._accepting.crossing = self._crossing
         self._ending: list[Left | Session] = []  # connections that are over, seen in the last poll
         self._beat: Callable[[], Beat] | None = None
         self._interval, self._due = 0.0, 0.0  # of own beats
@@ -244,6 +245,24 @@ class ZeroMQ:
         """When somebody first answered at the address that was dialled (monotonic seconds); None: nobody has
         yet, or it is not this end's to dial."""
         return self._dialling.reached(peer)
+
+    def answers(self, peer: int) -> bool:
+        """Does somebody answer where this end dials a peer, whether he has said a word or not?"""
+        return self._dialling.answers(peer)
+
+    def drop(self, peer: int) -> None:
+        """Dial a peer no more, and end what this end has dialled; no event tells of it."""
+        with self._lock:
+            self._dialling.drop(peer)
+
+    def _crossing(self, peer: int) -> bool:
+        """A peer dials this end. Where both dial, the lower index does, and the other one leaves it to it."""
+        if not self._dialling.dials(peer):
+            return True
+        if self._who.node < peer:
+            return False
+        self._dialling.drop(peer)
+        return True
 
     def forget(self, peer: int) -> None:
         """Stop dialling a peer that will not come back."""

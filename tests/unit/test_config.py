@@ -392,6 +392,7 @@ def test_the_documented_local_keys_are_local() -> None:
         "train.device",
         "data.path",
         "wire.hang",
+        "wire.gone",
         "security.keys",
     }
 

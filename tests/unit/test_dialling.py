@@ -151,3 +151,38 @@ def test_who_sends_numbers_that_are_none_three_times_is_left_alone_for_a_while(
         # and afterwards it may come again
         assert until_noted("rejected", 4) - since >= 0.5
         assert notes.count("quarantined") == 1
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the lower dials first", "the higher dials first"])
+def test_where_both_ends_dial_the_line_of_the_lower_index_stays(first: int) -> None:
+    # given two nodes that both dial the other
+    with node(0, "tcp://127.0.0.1:*") as low, node(1, "tcp://127.0.0.1:*") as high:
+        ends = (low, high)
+        for i in (first, 1 - first):
+            ends[i].dial(1 - i, ends[1 - i].address)
+        # when each greets on what it has dialled
+        seen: tuple[list[Event | Note], list[Event | Note]] = ([], [])
+        end = time.monotonic() + 60
+        while not any(isinstance(e, Received) and isinstance(e.message, Welcome) for e in seen[0]):
+            assert time.monotonic() < end, seen
+            for i, one in enumerate(ends):
+                for event in one.poll(0.02):
+                    seen[i].append(event)
+                    if isinstance(event, PeerUp):
+                        one.send(1 - i, event.session, Hello(event.session, 0, None, -1, -1, -1, {}))
+                    elif isinstance(event, Received) and isinstance(event.message, Hello):
+                        if not isinstance(event.message, Welcome):
+                            one.send(1 - i, event.session, Welcome(event.session, 0, None, -1, -1, -1, {}))
+        # then the lower one has heard no hello, and the higher one dials no more
+        assert not [e for e in seen[0] if isinstance(e, Received) and not isinstance(e.message, Welcome)]
+        assert high.lines() == {0: 1} and low.lines() == {1: 1}
+        assert not high.answers(0) and low.answers(1)
+
+
+def test_sessions_with_a_peer_go_on_in_number_when_it_is_dialled_again() -> None:
+    with node(1, "tcp://127.0.0.1:*") as there, node(0, "") as here:
+        here.dial(1, there.address)
+        assert until(here, lambda e: isinstance(e, PeerUp)) == [PeerUp(1, 1)]
+        here.drop(1)
+        here.dial(1, there.address)
+        assert until(here, lambda e: isinstance(e, PeerUp)) == [PeerUp(1, 2)]

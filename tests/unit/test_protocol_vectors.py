@@ -19,6 +19,7 @@ from gossipfl.core.messages import (
     Ask,
     Data,
     Decline,
+    Fate,
     Hello,
     Message,
     Model,
@@ -50,6 +51,7 @@ KINDS: dict[str, Any] = {
     "stop": Stop,
     "reset": Reset,
     "want": Want,
+    "fate": Fate,
     "model": Model,
 }
 

@@ -60,6 +60,12 @@ class Detours:
             if edge.extra:
                 edge.wanted = j in self._wanted
 
+    def back(self, peer: int, said: int) -> None:
+        """This node has a line to another, which is there again, if it was gone: what is around it carries
+        nothing any more from the next decision on, since its own edge may."""
+        if peer in self.dead:
+            self.lost(self.dead - {peer}, said)
+
     def meet(self, peer: int, said: int) -> None:
         """Have an end of an edge to this node, whether it is wanted or not."""
         if peer in self._own or peer in self._ends.by_peer or not 0 <= peer < self._rewiring.n:

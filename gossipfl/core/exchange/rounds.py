@@ -45,6 +45,7 @@ from gossipfl.core.messages import (
     Ask,
     Data,
     Decline,
+    Fate,
     Hello,
     Message,
     Model,
@@ -275,7 +276,7 @@ class Rounds(Course):
                 return [Note("refused", event.peer, reason)]
             case Data():
                 return self._data(event, message)
-            case Ask() | Answer() | Decline() | Push() | Want() | Model():
+            case Ask() | Answer() | Decline() | Push() | Want() | Model() | Fate():
                 return [Note("rejected", event.peer, "a message of another exchange")]
 
     def _data(self, event: Received, data: Data) -> list[Effect]:
@@ -302,6 +303,8 @@ class Rounds(Course):
             return effects
         if self._follows or self.phase is Phase.MEETING:
             self._goal = max(self._goal, hello.sent)
+        if self._detours is not None:
+            self._detours.back(edge.peer, self._said)
         effects += self._news.told(edge)
         for message in owed:
             effects += self._ends.say(edge, message)

@@ -36,6 +36,7 @@ from gossipfl.core.messages import (
     Ask,
     Data,
     Decline,
+    Fate,
     Hello,
     Message,
     Model,
@@ -102,6 +103,7 @@ def vectors() -> Iterator[Json]:
         ("a push", alice, Push(4, 37, (f64,))),
         ("the swarm ends after 60 rounds", bob, Stop(60)),
         ("all begin their rule anew at the start of round 40", bob, Reset(40)),
+        ("node 3 is gone for good, and was there again twice", bob, Fate(3, 5)),
         ("may I have your model?", bob, Want()),
         ("a model, after 39 rounds", alice, Model(39, (f32,))),
     ]
