@@ -318,7 +318,8 @@ class Train(OpenSection):
     )
     device: Device = Field(
         "auto",
-        description='Where to train: "cpu", "cuda", "cuda:1", "mps"; auto: the best there is.',
+        description='Where to train: "cpu", "cuda", "cuda:1", "mps"; auto: CUDA where there is one '
+        "and a step is long enough for it (10^8 operations), else the CPU.",
         json_schema_extra=LOCAL,
     )
     threads: int = Field(

@@ -8,18 +8,16 @@ import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
-from gossipfl.config import Config, load_config
+from gossipfl.config import load_config
 from gossipfl.drivers.life import live
 from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.learning.workload import Workload, workload
 
 
-def can_fork(config: Config) -> bool:
+def can_fork(load: Workload) -> bool:
     """Is a fork safe here? Not on macOS and Windows, and not with an accelerator in use."""
-    from gossipfl.learning.models import device
-
-    return sys.platform.startswith("linux") and device(config.train.device).type == "cpu"
+    return sys.platform.startswith("linux") and load.device.type == "cpu"
 
 
 def _settle_in() -> None:

@@ -103,7 +103,7 @@ class Nursery:
         self.interrupted = False
 
     def __enter__(self) -> Nursery:
-        self._forking = can_fork(self._plan.config)
+        self._forking = can_fork(self._load)
         self._context = multiprocessing.get_context("fork" if self._forking else "spawn")
         if not self._forking:
             self._tell({"note": "nodes are spawned, not forked: starting takes seconds and more memory"})

@@ -225,7 +225,6 @@ class OwnAsynchronousNode(OwnNode, AsynchronousNode):
         if self.over:
             return
         self.learner.pull()
-        before = self.learner.vector._version
         self.keeper.step()
         phase = self._walk.step()
         if phase is not None:
@@ -236,8 +235,6 @@ class OwnAsynchronousNode(OwnNode, AsynchronousNode):
         self._tick()
         if phase is not None:
             self._until_training()
-        if self.learner.vector._version != before:
-            self.learner.push()
 
     def _until_training(self) -> None:
         """Wait until the next local phase may begin, if there is one."""

@@ -115,7 +115,7 @@ class Walk:
     def begin(self, now: float) -> list[Effect]:
         """Start; like `handle` and `trained`, what is left to do for whoever has sockets."""
         self._met(Meeting(self.steps, BEGIN))
-        return self._apply(self.machine.handle(Begin(self.learner.vector), now))
+        return self._handle(Begin(self.learner.vector), now)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Let the machine handle an event between two optimiser steps. One that has left hears nothing."""
@@ -124,7 +124,7 @@ class Walk:
         named = meeting(self.steps, event)
         if named is not None:
             self._met(named)
-        return self._apply(self.machine.handle(event, now))
+        return self._handle(event, now)
 
     def step(self) -> Phase | None:
         """One optimiser step; the local phase, if that was its last: `trained` must follow."""
@@ -140,7 +140,7 @@ class Walk:
 
     def trained(self, seconds: float, now: float) -> list[Effect]:
         """Tell the machine that a local phase is over."""
-        return self._apply(self.machine.handle(Trained(seconds), now))
+        return self._handle(Trained(seconds), now)
 
     def fresh(self) -> dict[str, object]:
         """`neighbors` (exchanges since the last call) and their mean `disagreement`, ||change|| / ||x||."""
@@ -151,17 +151,19 @@ class Walk:
         self.exchanges, self._moved = 0, 0.0
         return fields
 
+    def _handle(self, event: Event, now: float) -> list[Effect]:
+        _ = self.learner.vector  # the machine reads it where it lies: it must be up to date
+        return self._apply(self.machine.handle(event, now))
+
     def _apply(self, effects: list[Effect]) -> list[Effect]:
         rest: list[Effect] = []
-        x = self.learner.vector
         for effect in effects:
             match effect:
                 case Shift(delta):
                     self._count(delta)
-                    with torch.no_grad():
-                        x.add_(delta)
+                    self.learner.load(self.learner.vector.detach() + delta)
                 case Take(new):
-                    self._count(new - x.detach())
+                    self._count(new - self.learner.vector.detach())
                     self.learner.load(new)
                 case Train():
                     self._phase = self.learner.steps(self.machine.phases)

@@ -158,6 +158,7 @@ class BatchedCohort:
     def evaluate(self, x: Tensor) -> dict[str, Tensor]:
         own = self._own()
         own = own if len(x) == self.n else own.mean(0, keepdim=True).expand(len(x), -1)
+        x = x.to(own.device)
         full = torch.cat([x, own], dim=1)
         set_mode(self.flat.module, training=False)
         if not self._rowwise:

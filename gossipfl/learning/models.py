@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.batches import Samples, Stream
 from gossipfl.learning.task import Task, torch_dtype
 
+#: Floating-point operations of an optimizer step from which on a GPU pays: below, telling it what to do takes
+#: longer than one core takes to do it (about a millisecond and 10^11 operations a second).
+WORTH = 1e8
 CHUNK = 4096  # test samples in one forward
 _TRIED = 256  # test samples that metrics are tried on
 
@@ -92,16 +96,30 @@ def probe(task: Task, module: nn.Module, train: Samples, test: Samples, batch: i
     return Traits(stochastic, moving)
 
 
-def device(name: str) -> torch.device:
-    """`train.device` as a torch device; `auto` is CUDA where there is one, else the CPU."""
+def device(name: str, work: Callable[[], float]) -> torch.device:
+    """`train.device` as a torch device; `auto` is CUDA where there is one and a step, of so much `work`, is
+    worth it, else the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = torch.cuda.is_available() and work() >= WORTH
+        return torch.device("cuda" if there else "cpu")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         wrong = f"{name} is not there ({str(error).splitlines()[0]})"
         raise ConfigError(Problem("train.device", wrong, "cpu, or auto")) from error
     return torch.device(name)
+
+
+def work(task: Task, module: nn.Module, train: Samples, batch: int) -> float:
+    """Floating-point operations of a loss and its gradient on one batch, as PyTorch counts them: of products
+    and convolutions."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    index = Stream(0, 0, np.arange(min(batch, len(train)))).take(0, batch)
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        inputs, targets = train.batch(index)
+        task.loss(module.train()(inputs), targets).backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops())
 
 
 def set_mode(module: nn.Module, *, training: bool) -> None:

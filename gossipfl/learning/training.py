@@ -166,7 +166,7 @@ class ModuleLearner:
             group["lr"] = rate
         set_mode(self.flat.module, training=True)
         index = stream.take(round * self.count * regimen.batch, self.count * regimen.batch)
-        dice = _Dice(self.lesson.traits.stochastic, stream.seed, stream.node, round)
+        dice = _Dice(self.lesson.traits.stochastic, stream.seed, stream.node, round, self.flat.buffer.device)
         total: Tensor | None = None
         for k in range(self.count):
             if k:
@@ -262,7 +262,19 @@ def put_back(kept: Tree, module: nn.Module, optimizer: Optimizer, trainable: Seq
     # The optimiser's own `load_state_dict` would cast what it keeps, and with that change bits.
     for parameter, state in zip(trainable, kept["optimizer"], strict=True):
         if state is not None:
-            optimizer.state[parameter] = state
+            at = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+            everything = bool(at.get("capturable") or at.get("fused"))  # else it counts steps on the CPU
+            optimizer.state[parameter] = {
+                name: value if name == "step" and not everything else _at(value, parameter.device)
+                for name, value in state.items()
+            }
+
+
+def _at(value: Any, device: torch.device) -> Any:
+    """A value of an optimizer's state, on this device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return [_at(one, device) for one in value] if isinstance(value, list) else value
 
 
 def drain(steps: Steps, stepped: Callable[[], None] | None = None) -> Phase:
@@ -278,14 +290,16 @@ def drain(steps: Steps, stepped: Callable[[], None] | None = None) -> Phase:
 
 
 class _Dice:
-    """torch's generator for one phase, keyed by node and round, if the model draws from it at all.
+    """torch's generators for one phase, keyed by node and round, if the model draws from them at all.
 
     Between two steps it is put aside, so that phases may take turns in one process.
     """
 
-    def __init__(self, stochastic: bool, seed: int, node: int, round: int) -> None:
+    def __init__(self, stochastic: bool, seed: int, node: int, round: int, device: torch.device) -> None:
         self._seed = seed64(seed, Purpose.PHASE, node, round) if stochastic else None
         self._state: Tensor | None = None
+        self._device = device if device.type == "cuda" else None
+        self._there: Tensor | None = None
 
     @contextmanager
     def rolled(self) -> Iterator[None]:
@@ -293,10 +307,14 @@ class _Dice:
         if self._seed is None:
             yield
             return
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if self._device is None else [self._device]):
             if self._state is None:
                 sow(self._seed)
             else:
                 torch.set_rng_state(self._state)
+                if self._device is not None and self._there is not None:
+                    torch.cuda.set_rng_state(self._there, self._device)
             yield
             self._state = torch.get_rng_state()
+            if self._device is not None:
+                self._there = torch.cuda.get_rng_state(self._device)

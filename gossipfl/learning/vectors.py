@@ -193,6 +193,7 @@ class VectorWorkload:
     higher_is_better = False
     metrics: tuple[str, ...] = ("loss", "error")
     plain = 0
+    device = torch.device("cpu")
 
     def __init__(self, config: Config, task: VectorTask) -> None:
         _require_plain_descent(config, task)

@@ -19,7 +19,8 @@ from gossipfl.learning.carrying import CarryingLearner, states
 from gossipfl.learning.cohort import Cohort, LoopCohort, module_cohort
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat, Signature
-from gossipfl.learning.models import build, device, evaluate, probe
+from gossipfl.learning.mirror import Mirrored
+from gossipfl.learning.models import build, device, evaluate, probe, work
 from gossipfl.learning.partition import Source, digest, partition
 from gossipfl.learning.task import Task, VectorTask, torch_dtype
 from gossipfl.learning.tasks import load_task
@@ -46,6 +47,7 @@ class Workload(Assignment, Protocol):
     """A task made ready for n nodes: split, seeded, checked."""
 
     d: int  # the size of x
+    device: torch.device  # where nodes train
     plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
     parts: tuple[Index, ...]  # indices of each node's samples; empty for vector tasks
 
@@ -94,13 +96,14 @@ class ModuleWorkload:
     def __init__(self, config: Config, task: Task) -> None:
         self.config, self.task = config, task
         train, seed = config.train, config.swarm.seed
-        dtype, where = torch_dtype(train.dtype), device(train.device)
+        dtype = torch_dtype(train.dtype)
         local = [Samples(data, dtype, torch.device("cpu"), name) for data, name in _datasets(task)]
         plan = regimen(config)
         traits = probe(task, self._build(0), local[0], local[1], train.batch)
+        where = device(train.device, lambda: work(task, self._build(0), local[0], train.batch))
         on = local if where.type == "cpu" else [Samples(s.dataset, dtype, where, s.where) for s in local]
         self.lesson = Lesson(task, on[0], on[1], plan, traits)
-        self._device = where
+        self.device = where
         source = Source(len(local[0]), task.labels, task.groups)
         self.parts = partition(source, config.swarm.nodes, config.data, seed)
         self.sizes = tuple(len(part) for part in self.parts)
@@ -116,7 +119,12 @@ class ModuleWorkload:
         self.data_hash = _schema(task) if config.data.partition == "local" else _data_hash(task, self.parts)
         self._ready: ModuleLearner | None = None
 
-    def learner(self, node: int) -> ModuleLearner | CarryingLearner:
+    def learner(self, node: int) -> Learner:
+        learner = self._own(node)
+        return learner if self.device.type == "cpu" else Mirrored(learner)
+
+    def _own(self, node: int) -> ModuleLearner | CarryingLearner:
+        """A node's learner, where the model is."""
         learner, self._ready = self._ready or self._made(node), None
         learner.follow(self._stream(node))
         return CarryingLearner(learner, self._states) if self._states else learner
@@ -126,25 +134,25 @@ class ModuleWorkload:
             self._ready = self._made(0)
 
     def _made(self, node: int) -> ModuleLearner:
-        flat = self._flat(self._build(node).to(self._device))
+        flat = self._flat(self._build(node).to(self.device))
         return ModuleLearner(flat, self._stream(node), self.lesson)
 
     def cohort(self, crew: Crew = ALONE) -> Cohort:
         nodes = range(self.config.swarm.nodes)
         if self._states:
-            return LoopCohort([self.learner(node) for node in nodes])
+            return LoopCohort([self._own(node) for node in nodes])
         own = range(1) if self.config.swarm.same_start else nodes
-        flats = [self._flat(self._build(node).to(self._device)) for node in own]
+        flats = [self._flat(self._build(node).to(self.device)) for node in own]
         streams = [self._stream(node) for node in nodes]
-        return module_cohort(flats, streams, self.lesson, self.learner, crew)
+        return module_cohort(flats, streams, self.lesson, self._own, crew)
 
     def scores(self, x: Tensor) -> dict[str, float]:
-        flat = self._flat(self._build(0).to(self._device))
+        flat = self._flat(self._build(0).to(self.device))
         flat.load(x)
         return evaluate(flat.module, self.task, self.lesson.test)
 
     def gradient_norm(self, x: Tensor) -> float:
-        flat = self._flat(self._build(0).to(self._device))
+        flat = self._flat(self._build(0).to(self.device))
         flat.load(x)
         return gradient.norm(flat, self.lesson, self.parts)
 

@@ -449,7 +449,7 @@ class TestWorkload:
 
     def test_a_device_that_is_not_there_is_an_error(self) -> None:
         with pytest.raises(ConfigError, match=r"train\.device: cuda:99 is not there \(.*\); cpu, or auto"):
-            device("cuda:99")
+            device("cuda:99", lambda: 0.0)
 
 
 def test_digits_alone_reach_their_baseline() -> None:
