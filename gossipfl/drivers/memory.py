@@ -15,6 +15,8 @@ from typing import Final
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
+# prctl(2)
+_NO_HUGE_PAGES: Final = 41
 
 #: Bytes of a model from which its memory counts for more than the time that new memory takes: with vectors of
 #: two types and sizes, one heap that keeps everything grows to 16 models, where 6 are in use (seen at 5M).
@@ -53,16 +55,27 @@ def tidy() -> None:
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
+def loaded() -> None:
+    """Everything is imported, with the collector off: what there is by now is never looked at again. (To look
+    for garbage among half a million objects takes a tenth of a second each time.)"""
+    gc.freeze()
+    gc.enable()
+
+
 def seal(model: int) -> None:
     """Before forks, of nodes with a model of so many bytes: nothing of what this process holds is collected
     any more, and nothing is free between it. A child then writes its own things side by side into new pages,
     instead of each into the hole of an old page, which it would copy. (Big models are left the holes in which
-    their vectors fit.)"""
+    their vectors fit.) What is in huge pages stays there: a fork copies one entry for 512 pages. What a child
+    with a small model needs besides is less than such a page."""
     gc.collect()
     sys._clear_type_cache()  # or a child gives back each name in it, one a page, when it finds others
     if model < SMALL:
         with suppress(OSError, AttributeError):  # not glibc, or an old one
             _fill(ctypes.CDLL(None))
+        if sys.platform == "linux":
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL(None).prctl(_NO_HUGE_PAGES, 1, 0, 0, 0)
     gc.freeze()
 
 

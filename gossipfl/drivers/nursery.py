@@ -6,6 +6,7 @@ is gone, and hears when a node is bound, begins, has a checkpoint, and ends.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -168,6 +169,7 @@ class Nursery:
         children: list[Forked | BaseProcess] = []
         try:
             if self._forking:
+                gc.freeze()  # or each child looks for garbage among the lives of all
                 for life in lives:
                     children.append(Forked(life, self._ends))
             else:

@@ -88,6 +88,7 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
         raise ConfigError(lacking)
     if size >= memory.BIG:
         memory.give_back()
+    memory.loaded()
     _warm(load)
     about = made.about(load.signature, load.data_hash)  # here once, instead of in every node
     made.near(0)
