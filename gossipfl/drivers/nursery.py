@@ -327,11 +327,11 @@ class Nursery:
                 checkpoint.mark_lost(self._folder / checkpoint.FOLDER / name, why)
             self._lost.add(child.node)
         self._introduce()
+        if child.node in self._lost:  # before they can begin without it
+            self._get_around()
         for other in self._children:
             if other.alive:
                 _send(other, {"gone": [child.node]})
-        if child.node in self._lost:
-            self._get_around()
 
     def _get_around(self) -> None:
         """Somebody is lost, or all are bound: tell all who is, and those who become neighbors by that of each

@@ -151,8 +151,9 @@ class Course:
         self._follows = True
 
     def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for before round 0."""
-        return self._ends.missing()
+        """The neighbours that are neither up nor known to be gone: who is waited for before the first round.
+        One that goes on counts those around the dead among them: it had them in its last round."""
+        return self._ends.missing(self.phase is Phase.MEETING and self._resumed is not None)
 
     def silent(self) -> tuple[int, ...]:
         """The neighbours whose word for the current round is still missing."""

@@ -36,11 +36,13 @@ class Edges:
 
     # ------------------------------------------------------------------ who is there
 
-    def missing(self) -> tuple[int, ...]:
+    def missing(self, around: bool) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone: who is waited for before round 0, and
-        whoever else still has to count what it was sent."""
+        whoever else still has to count what it was sent. around: those around the dead, too."""
         edges = self.by_peer.items()
-        return tuple(j for j, e in edges if not (e.up or e.gone) and (e.out or not e.extra))
+        return tuple(
+            j for j, e in edges if not (e.up or e.gone) and (e.out or not e.extra or (around and e.wanted))
+        )
 
     def silent(self, row: Row, round: int) -> tuple[int, ...]:
         """The neighbours that are up and whose word for a round is still missing."""
