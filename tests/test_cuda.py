@@ -73,6 +73,43 @@ def test_every_engine_on_the_gpu_goes_where_the_processor_goes(way: str) -> None
     assert len(np.unique(here, axis=0)) > 1
 
 
+@pytest.mark.parametrize("width", [64, 2048])
+def test_a_swarm_takes_the_gpu_by_itself_where_steps_are_long(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wide.py").write_text(WIDE)
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+
+    class Heard:
+        def __call__(self, record: object) -> None: ...
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    keys: Keys = {"swarm.nodes": 2, "swarm.rounds": 3, "topology.graph": "complete"}
+    result = gossipfl.swarm(keys | {"train.task": f"wide:of_{width}"}, watch=Heard())
+
+    assert result.summary["finished"]
+    assert any("spawned" in text for text in said) is (DEVICE == "cuda" and width > 64)
+
+
+WIDE = """
+from dataclasses import replace
+from torch import nn
+from gossipfl.learning.tasks.digits import digits
+
+def of(width):
+    layers = lambda: (nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 10))
+    return replace(digits(), model=lambda: nn.Sequential(*layers()))
+
+def of_64():
+    return of(64)
+
+def of_2048():
+    return of(2048)
+"""
+
+
 @pytest.mark.parametrize("exchange", ["rounds", "pairwise"])
 def test_what_is_drawn_and_counted_there_is_the_same_in_every_engine(
     exchange: str, monkeypatch: pytest.MonkeyPatch

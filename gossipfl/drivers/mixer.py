@@ -69,10 +69,11 @@ def on_device(mixing: Mixing, z: Tensor) -> Tensor:
     """W z where z `[n, d]` is; the same up to rounding, the sums are that device's own."""
     coo = mixing.matrix.tocoo()
     places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-    matrix = torch.sparse_coo_tensor(
-        places, torch.from_numpy(coo.data), size=coo.shape, is_coalesced=True, check_invariants=False
-    )
-    mixed: Tensor = torch.sparse.mm(matrix.to(device=z.device, dtype=z.dtype), z)
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        matrix = torch.sparse_coo_tensor(
+            places, torch.from_numpy(coo.data), size=coo.shape, is_coalesced=True, check_invariants=False
+        )
+        mixed: Tensor = torch.sparse.mm(matrix.to(device=z.device, dtype=z.dtype), z)
     return mixed
 
 

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Final
 
 from gossipfl.config import Config
+from gossipfl.drivers import gpu
 from gossipfl.drivers.resuming import Found
 
 #: Seconds that the zygote may take to end the nodes before it is killed with all of them.
@@ -80,8 +81,9 @@ class Swarm:
         environment = {**MEMORY, **os.environ}
         if self._config.train.device in ("cpu", "auto"):
             environment.setdefault("OMP_NUM_THREADS", str(self._config.train.threads))
-        if self._config.train.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+        if self._config.train.device in ("cpu", "auto"):  # PyTorch that sees a GPU cannot be forked
+            job["gpus"] = environment.get(gpu.VISIBLE)
+            environment[gpu.VISIBLE] = ""
         self._log = (self._folder / "log.txt").open("ab")
         path = [str(Path(entry).absolute()) for entry in sys.path]
         self._process = subprocess.Popen(

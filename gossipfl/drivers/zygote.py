@@ -17,13 +17,13 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gossipfl.config import load_config
-from gossipfl.drivers import checkpoint, memory, room
+from gossipfl.drivers import checkpoint, gpu, memory, room
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.nursery import Nursery, Run, Tell
 from gossipfl.drivers.outcome import summarize
@@ -53,10 +53,17 @@ def main(scratch: str) -> int:
         with suppress(BrokenPipeError):  # whoever asked is gone: the end of standard input tells so
             channel.write(json.dumps(word) + "\n")
 
-    with open(0, "rb", buffering=0, closefd=False) as asked:  # unbuffered: what follows is for the selector
-        line = asked.readline()
+    line = os.environ.pop(gpu.JOB, "").encode() + b"\n"
+    if line == b"\n":
+        with open(
+            0, "rb", buffering=0, closefd=False
+        ) as asked:  # unbuffered: what follows is for the selector
+            line = asked.readline()
     try:
-        return _serve(json.loads(line), Path(scratch), tell) if line.endswith(b"\n") else 0
+        if not line.endswith(b"\n"):
+            return 0
+        job = json.loads(line)
+        return _serve(job, Path(scratch), tell, lambda: gpu.again(job, channel.fileno()))
     except ConfigError as error:
         tell({"problems": [list(p) for p in error.problems]})
         return 2
@@ -72,7 +79,8 @@ def main(scratch: str) -> int:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
+def _serve(job: dict[str, Any], scratch: Path, tell: Tell, again: Callable[[], None]) -> int:
+    """again: begins anew as a process that sees GPUs."""
     import numpy as np
     import torch
 
@@ -81,6 +89,8 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell) -> int:
     config = load_config(job["config"])
     torch.set_num_threads(1)
     load = workload(config)
+    if gpu.pays(job, load):
+        again()
     made = plan(config, load.sizes, load.plain)
     degrees = np.bincount(np.ravel(made.edges()).astype(np.int64), minlength=made.n).tolist()
     size = load.d * getattr(torch, config.train.dtype).itemsize  # bytes of a model

@@ -227,6 +227,9 @@ class VectorWorkload:
         own = self._descent._replace(functions=functions.node(node)) if functions else self._descent
         return VectorLearner(self._start[node].clone(), self._target, own)
 
+    def long(self) -> bool:
+        return False
+
     def prepare(self) -> None:
         """A learner is made at once."""
 

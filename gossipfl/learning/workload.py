@@ -20,7 +20,7 @@ from gossipfl.learning.cohort import Cohort, LoopCohort, module_cohort
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Flat, Signature
 from gossipfl.learning.mirror import Mirrored
-from gossipfl.learning.models import build, device, evaluate, probe, work
+from gossipfl.learning.models import WORTH, build, device, evaluate, probe, work
 from gossipfl.learning.partition import Source, digest, partition
 from gossipfl.learning.task import Task, VectorTask, torch_dtype
 from gossipfl.learning.tasks import load_task
@@ -50,6 +50,10 @@ class Workload(Assignment, Protocol):
     device: torch.device  # where nodes train
     plain: int  # the last so many elements of what travels are no parameters: buffers, optimizer state
     parts: tuple[Index, ...]  # indices of each node's samples; empty for vector tasks
+
+    def long(self) -> bool:
+        """Are optimizer steps so long that a GPU pays?"""
+        ...
 
     def prepare(self) -> None:
         """Make the next learner's model ahead: every process that is forked from this one finds it made."""
@@ -100,7 +104,8 @@ class ModuleWorkload:
         local = [Samples(data, dtype, torch.device("cpu"), name) for data, name in _datasets(task)]
         plan = regimen(config)
         traits = probe(task, self._build(0), local[0], local[1], train.batch)
-        where = device(train.device, lambda: work(task, self._build(0), local[0], train.batch))
+        self._train = local[0]
+        where = device(train.device, self._work)
         on = local if where.type == "cpu" else [Samples(s.dataset, dtype, where, s.where) for s in local]
         self.lesson = Lesson(task, on[0], on[1], plan, traits)
         self.device = where
@@ -128,6 +133,13 @@ class ModuleWorkload:
         learner, self._ready = self._ready or self._made(node), None
         learner.follow(self._stream(node))
         return CarryingLearner(learner, self._states) if self._states else learner
+
+    def long(self) -> bool:
+        return self._work() >= WORTH
+
+    def _work(self) -> float:
+        """Floating-point operations of an optimizer step."""
+        return work(self.task, self._build(0), self._train, self.config.train.batch)
 
     def prepare(self) -> None:
         if self.config.swarm.same_start:
