@@ -100,6 +100,8 @@ def simulate(
         except ConfigError:  # a replay that is none
             saving.take_back()
             raise
+    for note in outcome.notes:
+        watch.note(note)
     summary = summarize(made, load_, outcome)
     if folder is not None and (save_models or outcome.diverged):
         saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
