@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, Self, runtime_checkable
 
 Record = dict[str, object]
 
+_KNOWN = 64  # kinds of records of numbers whose names are kept
 _FLUSH_AT = 256 * 1024  # bytes held back at most between two flushes
 
 
@@ -49,15 +50,23 @@ def to_json(value: Mapping[str, object]) -> str:
         return _encode(_plain(value))
 
 
+_NUMBERS = frozenset((int, float))
+_templates: dict[tuple[str, ...], str] = {}
+
+
 def _numbers(values: Mapping[str, object]) -> str | None:
     """JSON of names and numbers, without its braces, each after a comma: what rounds are told in. None: there
     are other values, or such as JSON has no word for."""
-    text = ""
-    for name, value in values.items():
-        if type(value) is not int and not (type(value) is float and math.isfinite(value)):
-            return None
-        text += f',"{name}":{value!r}'
-    return text
+    numbers = tuple(values.values())
+    if not _NUMBERS.issuperset(map(type, numbers)) or not math.isfinite(sum(numbers)):  # type: ignore[arg-type]
+        return None
+    names = tuple(values)
+    template = _templates.get(names)
+    if template is None:
+        template = "".join(f',"{name}":%r' for name in names)
+        if len(_templates) < _KNOWN:
+            _templates[names] = template
+    return template % numbers
 
 
 class Recorder:
@@ -104,7 +113,7 @@ class Recorder:
         rest = _numbers(fields)
         if rest is None:
             rest = f",{to_json(fields)[1:-1]}"
-        line = f'{self._head},"round":{round},"time":{float(f"{time:.6f}")!r},"kind":"{kind}"{rest}}}\n'
+        line = f'{self._head},"round":{round},"time":{time:.6f},"kind":"{kind}"{rest}}}\n'
         self._held.append(line)
         self._size += len(line)
         if self._size > _FLUSH_AT:

@@ -164,9 +164,13 @@ def ordered_sum(
     elif not like.is_cpu:
         total = _on_device(terms) if into is None else into.copy_(_on_device(terms))
     else:
-        shape = like.numel() if like.dim() == 1 else like.shape  # a number is read ten times as quickly
+        flat = like.dim() == 1
+        shape = like.numel() if flat else like.shape  # a number is read ten times as quickly
         total = like.new_empty(shape) if into is None else into
-        _sum_into(_array(total), [(weight, _array(value)) for weight, value in terms], seen)
+        if flat:  # so are all of them
+            _sum_into(total.numpy(), [(weight, value.numpy()) for weight, value in terms], seen)
+        else:
+            _sum_into(_array(total), [(weight, _array(value)) for weight, value in terms], seen)
         return total
     if seen is not None:
         _show(_array(total), seen)

@@ -155,6 +155,6 @@ class AsynchronousNode(Node):
         values = self._evaluate() if self._due() else {}
         if self._vigil is not None and self._vigil.enough(self.now - self.begun, values):
             self._handle(Halt(self.rounds))
-        if values or time.monotonic() - self._flushed > FLUSH_EVERY:
-            self._flushed = time.monotonic()
+        if values or self.now - self._flushed > FLUSH_EVERY:
+            self._flushed = self.now
             self.recorder.flush()

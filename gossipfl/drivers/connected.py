@@ -35,7 +35,7 @@ from gossipfl.core.exchange.agree import INSTANCE
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.membership import Change, State
-from gossipfl.core.messages import Fate, Model, Want
+from gossipfl.core.messages import Data, Fate, Model, Want
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
 from gossipfl.drivers.bypass import Bypass
@@ -201,7 +201,9 @@ class Connected:
 
     def _handle(self, event: Event) -> None:
         t0 = time.monotonic()
-        self._do(self.machine.handle(event, t0 - self._epoch))
+        effects = self.machine.handle(event, t0 - self._epoch)
+        if effects:
+            self._do(effects)
         self._mix_s += time.monotonic() - t0
 
     def _do(self, effects: Sequence[Effect]) -> None:
@@ -209,27 +211,26 @@ class Connected:
             if self._held or (isinstance(effect, Shift) and self._adopted is not None):
                 self._held += effects[index:]  # what shifts the model comes after what is adopted
                 return
-            match effect:
-                case Send(peer, session, message):
-                    if self._meddling is None:
-                        self.transport.send(peer, session, message)
-                    else:
-                        self._meddling.send(effect)
-                case Adopt(round):
-                    self._adopted = effect
-                    if self._keeping.due(round + 1):  # nothing of the next round before this one is safe
-                        self._hold(effects[index + 1 :])
-                        return
-                case Shift(delta):
-                    self.learner.load(self._copy() + delta)
-                    self._at, self._sound, self.moved = None, False, True
-                    self.recorder.write("shift", round=self.rounds, time=self.now)
-                case Finished():
-                    self._left = True
-                case Note():
-                    self._note(effect)
-                    if effect.kind == "rejected":
-                        self._happen(self.transport.reject(effect.peer))
+            if isinstance(effect, Send):
+                if self._meddling is None:
+                    self.transport.send(effect.peer, effect.session, effect.message)
+                else:
+                    self._meddling.send(effect)
+            elif isinstance(effect, Adopt):
+                self._adopted = effect
+                if self._keeping.due(effect.round + 1):  # nothing of the next round before this one is safe
+                    self._hold(effects[index + 1 :])
+                    return
+            elif isinstance(effect, Note):
+                self._note(effect)
+                if effect.kind == "rejected":
+                    self._happen(self.transport.reject(effect.peer))
+            elif isinstance(effect, Shift):
+                self.learner.load(self._copy() + effect.delta)
+                self._at, self._sound, self.moved = None, False, True
+                self.recorder.write("shift", round=self.rounds, time=self.now)
+            elif isinstance(effect, Finished):
+                self._left = True
 
     def _hold(self, effects: Sequence[Effect]) -> None:
         """Let these wait. Notes of the round that is closed belong to its checkpoint, and are written at
@@ -278,9 +279,10 @@ class Connected:
 
     def _turn(self, timeout: float | None) -> None:
         """Wait for something to happen, and let it."""
-        for down in () if self._meddling is None else self._meddling.downs():
-            self._handle(down)
-            timeout = 0.0
+        if self._meddling is not None:
+            for down in self._meddling.downs():
+                self._handle(down)
+                timeout = 0.0
         before = time.monotonic()
         pause = self._around.pause(before)
         events = self.transport.poll(pause if timeout is None else min(timeout, pause))
@@ -301,7 +303,9 @@ class Connected:
     def _happen(self, events: Sequence[Event | Note]) -> None:
         """Something has come, or changed, on the lines."""
         for event in events:
-            if isinstance(event, Note):
+            if type(event) is Received and type(event.message) is Data:
+                self._handle(event)
+            elif isinstance(event, Note):
                 self._note(event)
             elif isinstance(event, Received) and isinstance(event.message, (Want, Model)):
                 self._lend(event)

@@ -160,7 +160,8 @@ class Node(Connected):
         self._exchange(x, phase, time.monotonic() - t0)
 
     def _phase(self, round: int) -> Phase:
-        return drain(self.learner.steps(round), self.keeper.step)
+        learner = self.learner
+        return learner.phase(round) if learner.still else drain(learner.steps(round), self.keeper.step)
 
     def _wrong(self, phase: Phase) -> str | None:
         """What is not finite after a local phase, or None."""
@@ -176,29 +177,33 @@ class Node(Connected):
         self._wait_s = self._mix_s = 0.0
         if not self._around.pause(time.monotonic()):  # it may wait for nobody, and so never look or listen
             self._turn(0.0)
+        learner = self.learner
+        movable, still = learner.movable, learner.still
         # Memory that the learner can leave is given away as it is: what is sent of it is not written again.
-        after = self.learner.vector if self.learner.movable else self._copy()
+        after = learner.vector if movable else self._copy()
         self._handle(Stepped(x, after, phase.ratio))
         self._complained = time.monotonic()
         while self._adopted is None:
             self._turn(self._patience(PATIENCE))
-            self._tick()
-            self._complain()
+            if self._adopted is None:
+                self._tick()
+                self._complain()
         adopt, self._adopted = self._adopted, None
-        if self.learner.movable:
-            self.learner.move(adopt.x if self.learner.still else self._room(adopt.x).copy_(adopt.x))
+        if movable:
+            learner.move(adopt.x if still else self._room(adopt.x).copy_(adopt.x))
         else:
-            self.learner.load(adopt.x)
+            learner.load(adopt.x)
         self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
-        self._sound = self.learner.still and sound(adopt)
+        self._sound = still and sound(adopt)
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
         self._catch_up()
         self._tell_made()
         if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
             self.keep()
-        held, self._held = self._held, []
-        self._do(held)
+        if self._held:
+            held, self._held = self._held, []
+            self._do(held)
 
     def _room(self, like: Tensor) -> Tensor:
         """Memory for a model, from where it can be sent."""
@@ -302,10 +307,11 @@ class Node(Connected):
 
     def _tell_round(self, adopt: Adopt, phase: Phase, train_s: float) -> None:
         sent, received = self.transport.sent_bytes, self.transport.received_bytes
+        now = self.now
         self.recorder.write(
             "round",
             round=self.rounds,
-            time=self.now,
+            time=now,
             **round_fields(adopt, phase, len(adopt.counted)),
             train_s=train_s,
             wait_s=self._wait_s,
@@ -323,6 +329,6 @@ class Node(Connected):
             assert isinstance(self.machine, Rounds)
             round = max(self.rounds, self.machine.round)  # where its neighbours are, if it has been away
             self._handle(Halt(self._plan.end_of(self._place.node, round, self.machine.dead)))
-        if evaluated or time.monotonic() - self._flushed > FLUSH_EVERY:
-            self._flushed = time.monotonic()
+        if evaluated or now - self._flushed > FLUSH_EVERY:
+            self._flushed = now
             self.recorder.flush()

@@ -185,8 +185,8 @@ class OwnNode(Node):
         self.recorder.write("eval", round=self.rounds, time=self.now, **values)
         if self._vigil is not None and self._vigil.enough(self.now - self.begun, values) and not self.over:
             self._halt()
-        if time.monotonic() - self._flushed > FLUSH_EVERY:
-            self._flushed = time.monotonic()
+        if self.now - self._flushed > FLUSH_EVERY:
+            self._flushed = self.now
             self.recorder.flush()
 
     def _watch_first(self, values: Mapping[str, float]) -> None:

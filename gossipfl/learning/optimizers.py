@@ -28,6 +28,8 @@ def rate(train: Train, rounds: int) -> Callable[[int], float]:
     """round (from 0) -> learning rate, by `train.lr_schedule`; constant after the last of `rounds`."""
 
     def at(round: int) -> float:
+        if train.lr_schedule == "constant":
+            return train.lr
         t = min(max(round, 0), rounds - 1)
         if train.lr_schedule == "warmup":
             return train.lr * min(1.0, (t + 1) / train.warmup_rounds)

@@ -142,9 +142,15 @@ class Accepting:
     def hang_up(self, peer: int, session: int) -> None:
         """End a session: the other end, which dialled, finds its line closed and may dial again."""
         connection = self._connection(peer, session)
-        self._routes.pop((peer, session), None)
+        self._close(peer, session)
         if connection is not None:
             connection.end()
+
+    def _close(self, peer: int, session: int) -> bool:
+        """A session is over here. Was it open?"""
+        if self.beside is not None:
+            self.beside.end(peer, session)
+        return self._routes.pop((peer, session), None) is not None
 
     def _connection(self, peer: int, session: int) -> Descriptor | None:
         line = self._accepted.get(self._routes.get((peer, session), b""))
@@ -168,7 +174,9 @@ class Accepting:
 
     def answer_watchers(self) -> None:
         """Give watchers the records that are new."""
-        for route, frames in () if self._lookout is None else self._lookout.answers():
+        if self._lookout is None:
+            return
+        for route, frames in self._lookout.answers():
             self._sockets.poller.stirred = True
             with contextlib.suppress(zmq.ZMQError):  # it has gone
                 self._router.send_multipart((route, *frames), zmq.NOBLOCK)
@@ -241,7 +249,7 @@ class Accepting:
         line = self._accepted.pop(key)
         if self._lookout is not None:
             self._lookout.forget(key)
-        if line.peer is None or self._routes.pop((line.peer, line.session), None) is None:
+        if line.peer is None or not self._close(line.peer, line.session):
             return []
         return [PeerDown(line.peer, line.session)]
 

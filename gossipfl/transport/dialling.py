@@ -202,17 +202,17 @@ class Dialling:
 
     def redial(self) -> float | None:
         """Make the redials that are due; seconds until the next one is."""
-        due = [d for d in self._dialled.values() if d.again_at is not None]
-        if not due:
-            return None
-        now, waits = time.monotonic(), list[float]()
-        for dialled in due:
-            assert dialled.again_at is not None
-            if dialled.again_at <= now:
+        now, first = 0.0, None
+        for dialled in self._dialled.values():
+            at = dialled.again_at
+            if at is None:
+                continue
+            now = now or time.monotonic()
+            if at <= now:
                 self._connect(dialled)
             else:
-                waits.append(dialled.again_at - now)
-        return min(waits, default=None)
+                first = at if first is None or at < first else first
+        return None if first is None else first - now
 
     def close(self, linger: int) -> None:
         """Hang up everywhere; linger: milliseconds for what has not left."""
@@ -330,6 +330,8 @@ class Dialling:
 
     def _hang_up(self, dialled: _Dialled, linger: int = 0) -> None:
         if dialled.socket is not None and dialled.monitor is not None:
+            if self.beside is not None:
+                self.beside.end(dialled.peer, dialled.session)
             self._sockets.poller.unregister(dialled.socket)
             self._sockets.unwatch(dialled.socket, dialled.monitor)
             dialled.socket.close(linger=linger)

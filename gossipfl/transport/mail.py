@@ -31,7 +31,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -47,14 +47,8 @@ SIZE: Final = 48
 _FIELDS: Final = Struct("=5q")
 
 
-class Word(NamedTuple):
-    """A payload of `round` lies in this slot of the sender's (`Data`)."""
-
-    session: int
-    after: int  # messages that went over the socket of this session before it
-    round: int
-    counted: int
-    slot: int
+Word = tuple[int, int, int, int, int]
+"""(peer, session, round, counted, slot): a payload of that round lies in this slot of the peer's (`Data`)."""
 
 
 def possible() -> bool:
@@ -133,8 +127,14 @@ class Mail:
         pair = self._pairs.get(peer)
         if pair is not None:
             pair.session = -1
-            self._due(pair)
+            self._due(peer, pair)
             pair.session, pair.said, pair.heard = session, 0, 0
+
+    def end(self, peer: int, session: int) -> None:
+        """A session is over at this end."""
+        pair = self._pairs.get(peer)
+        if pair is not None and pair.session == session:
+            pair.session = -1
 
     # ------------------------------------------------------------------ words
 
@@ -156,9 +156,15 @@ class Mail:
         """The bell has been heard: it rings again for what comes from here on."""
         os.eventfd_read(self.bell)
 
-    def take(self) -> list[tuple[int, Word]]:
-        """All words that are due, each with its sender; by sender."""
-        return [(peer, word) for peer, pair in self._pairs.items() for word in self._due(pair)]
+    def take(self) -> list[Word]:
+        """All words that are due; by sender."""
+        found: list[Word] = []
+        cells = self._cells
+        for peer, pair in self._pairs.items():
+            taken = pair.taken
+            if cells[pair.into + taken % HOLDS * LINE] == taken + 1:
+                found += self._due(peer, pair)
+        return found
 
     # ------------------------------------------------------------------ beside a socket
 
@@ -173,20 +179,20 @@ class Mail:
         pair = self._pairs.get(peer)
         if pair is None or pair.session != session:
             return []
-        found = self._due(pair)
+        found = self._due(peer, pair)
         pair.heard += 1
         return found
 
-    def _due(self, pair: _Pair) -> list[Word]:
+    def _due(self, peer: int, pair: _Pair) -> list[Word]:
         """Take out the words of a box whose turn it is; those of earlier sessions go unread."""
         found: list[Word] = []
-        cells = self._cells
-        while cells[at := pair.into + pair.taken % HOLDS * LINE] == pair.taken + 1:
-            word = Word._make(_FIELDS.unpack_from(self._raw, 8 * at + 8))
-            if word.session == pair.session:
-                if word.after > pair.heard:
+        cells, taken = self._cells, pair.taken
+        while cells[at := pair.into + taken % HOLDS * LINE] == taken + 1:
+            session, after, round, counted, slot = _FIELDS.unpack_from(self._raw, 8 * at + 8)
+            if session == pair.session:
+                if after > pair.heard:
                     break
-                found.append(word)
-            pair.taken += 1
-            cells[pair.into + HOLDS * LINE] = pair.taken  # it may be written over
+                found.append((peer, session, round, counted, slot))
+            pair.taken = taken = taken + 1
+            cells[pair.into + HOLDS * LINE] = taken  # it may be written over
         return found

@@ -74,9 +74,10 @@ class Commons:
         if not (0 <= node < self._nodes and 0 <= slot < SLOTS):
             raise RemoteProtocolError(f"slot {slot} of node {node}, they have {SLOTS} from 0 on")
         key = node, slot
-        if key not in self._views:
-            self._views[key] = self.tensors(self.slot(*key))
-        return self._views[key]
+        views = self._views.get(key)
+        if views is None:
+            views = self._views[key] = self.tensors(self.slot(*key))
+        return views
 
 
 class Shelf:
@@ -86,17 +87,19 @@ class Shelf:
         self._commons, self._node = commons, node
         # What a slot is kept for: its memory, while a tensor lies there, or the payload that it is a copy of.
         self._kept: list[Callable[[], object]] = [_nothing] * SLOTS
+        parts = commons.layout.parts
+        self._one = parts[0] if len(parts) == 1 else None  # what a payload is, where it is one tensor
         self._begins = [int(commons.slot(node, k).ctypes.data) for k in range(SLOTS)]
 
     def room(self, like: Tensor) -> Tensor:
         """Memory for a tensor like this one: in a slot, if it is as large as a payload and one is free."""
-        layout = self._commons.layout
-        fits = layout.parts == ((like.numel(), like.dtype),) and like.dim() == 1
-        free = self._free() if fits and like.device.type == "cpu" else None
+        if like.dim() != 1 or (like.numel(), like.dtype) != self._one or not like.is_cpu:
+            return torch.empty_like(like)
+        free = self._free()
         if free is None:
             return torch.empty_like(like)
         raw = self._commons.slot(self._node, free)
-        (tensor,) = self._commons.tensors(raw)
+        tensor = self._commons.tensors(raw)[0]
         self._kept[free] = weakref.ref(raw)
         return tensor
 
@@ -104,9 +107,11 @@ class Shelf:
         """The slot in which a payload lies, copied there if it does not yet; None: it has to go over the
         socket, since no slot is free, or it is not what a neighbor would take."""
         first = payload[0]
-        at, whole = first.data_ptr(), self._commons.layout.parts == ((first.numel(), first.dtype),)
+        at, whole = first.data_ptr(), (first.numel(), first.dtype) == self._one
+        if whole and at in self._begins:
+            return self._begins.index(at)
         for k, kept in enumerate(self._kept):
-            if kept() is first or (whole and at == self._begins[k]):
+            if kept() is first:
                 return k
         free = self._free()
         if free is None or not self._fits(payload):
@@ -117,7 +122,10 @@ class Shelf:
         return free
 
     def _free(self) -> int | None:
-        return next((k for k, kept in enumerate(self._kept) if kept() is None), None)
+        for k, kept in enumerate(self._kept):
+            if kept() is None:
+                return k
+        return None
 
     def _fits(self, payload: Vectors) -> bool:
         shapes = tuple((value.numel(), value.dtype) for value in payload)

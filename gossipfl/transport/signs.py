@@ -42,8 +42,8 @@ class Signs:
         kept = self._kept.get(peer)
         if kept is None:
             self._kept[peer] = _Kept(at, at)
-        else:
-            kept.word = max(kept.word, at)
+        elif at > kept.word:
+            kept.word = at
 
     def met(self, peer: int) -> None:
         """A line to a peer stands: what it said on another one is no sign on this."""

@@ -39,10 +39,11 @@ Fetch = Callable[[int, int], Vectors]
 
 
 class Beside(NamedTuple):
-    """What passes beside the sockets, and in order with what they bring (`mail.py`). Both take peer and
+    """What passes beside the sockets, and in order with what they bring (`mail.py`). All take peer and
     session."""
 
     begin: Callable[[int, int], None]  # a session begins
+    end: Callable[[int, int], None]  # it is over
     before: Callable[[int, int], list[Event | Note]]  # a message has come: what was said before it
 
 

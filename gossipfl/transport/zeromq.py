@@ -48,8 +48,7 @@ class Made(NamedTuple):
     """A payload as it travels."""
 
     message: Data
-    slot: int | None  # where it lies for neighbors
-    frames: Sequence[Sending] = ()  # of each wire message, once one is needed
+    frames: Sequence[Sending]  # of each wire message
 
 
 class ZeroMQ:
@@ -86,7 +85,9 @@ class ZeroMQ:
         self._bell = -1
         self._fetch: Fetch | None = None
         self._beside = 0  # bytes of a payload that is not in the message that tells of it
-        self._made: Made | None = None  # what was sent last, since `poll` was called last
+        # What was sent last, and where a payload lies, since `poll` was called last.
+        self._made: Made | None = None
+        self._laid: tuple[Vectors, int | None] | None = None
         self._control = -1
         self.told = False
         self.sent_bytes = 0
@@ -104,7 +105,7 @@ class ZeroMQ:
         self._accepting.fetch = self._dialling.fetch = self._fetch = fetch
         if mail is not None:
             self._mail, self._bell = mail, mail.bell
-            self._accepting.beside = self._dialling.beside = Beside(mail.begin, self._before)
+            self._accepting.beside = self._dialling.beside = Beside(mail.begin, mail.end, self._before)
             self._sockets.poller.register(mail.bell)
 
     # ------------------------------------------------------------------ lifetime
@@ -274,37 +275,48 @@ class ZeroMQ:
     def send(self, peer: int, session: int, message: Message) -> None:
         """Queue a message on a session; on one that is closed it is dropped (the machine hears of that from
         `poll`)."""
+        if (
+            self._mail is not None
+            and type(message) is Data
+            and self._left(self._mail, peer, session, message)
+        ):
+            return
         with self._lock:
             self._send(peer, session, message)
+
+    def _left(self, mail: Mail, peer: int, session: int, message: Data) -> bool:
+        """Leave word of a payload, if it lies where the peer can read it."""
+        round, counted, payload = message
+        slot = self._slot(payload)
+        if slot is None or not mail.say(peer, session, round, counted, slot):
+            return False
+        self.sent_bytes += self._beside + SIZE
+        return True
+
+    def _slot(self, payload: Vectors) -> int | None:
+        """Where a payload lies for neighbors; None: it does not. For several of them it is laid once."""
+        if self._laid is None or self._laid[0] is not payload:
+            self._laid = payload, None if self._shelf is None else self._shelf.place(payload)
+        return self._laid[1]
 
     def _send(self, peer: int, session: int, message: Message) -> None:
         route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
         if route is None and socket is None:
             return
-        mail, messages, beside = self._mail, list[Sending](), 0
-        if not isinstance(message, Data):
-            messages += encode(message, self._who, self._chunk)
-        else:
-            made = self._made  # for several neighbors it is made once
-            if made is None or made.message.payload is not message.payload:
-                made = self._made = Made(message, self._place(message))
-            slot = made.slot
-            if slot is not None and mail is not None and mail.say(peer, session, *message[:2], slot):
-                self.sent_bytes += self._beside + SIZE
-                return
-            if not made.frames or made.message[:2] != message[:2]:
-                made = self._made = Made(message, slot, self._frames(message, slot))
+        messages, beside = list[Sending](), 0
+        if isinstance(message, Data):
+            slot, made = self._slot(message.payload), self._made
+            if made is None or made.message.payload is not message.payload or made.message[:2] != message[:2]:
+                made = self._made = Made(message, self._frames(message, slot))  # once for several neighbors
             messages += made.frames
             beside = 0 if slot is None else self._beside
+        else:
+            messages += encode(message, self._who, self._chunk)
         for frames in messages:
             if not self._sent(route, socket, frames, beside):
                 return
-            if mail is not None:
-                mail.said(peer, session)
-
-    def _place(self, message: Data) -> int | None:
-        """The slot in which a payload lies for neighbors; None: it does not."""
-        return None if self._shelf is None else self._shelf.place(message.payload)
+            if self._mail is not None:
+                self._mail.said(peer, session)
 
     def _frames(self, message: Data, slot: int | None) -> Sequence[Sending]:
         """A payload's frames: of where it lies, or with its numbers."""
@@ -340,19 +352,25 @@ class ZeroMQ:
         self._accepting.answer_watchers()
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
-        ending, self._ending = self._ending, []
-        self._made = None
+        ending = self._ending
+        self._made = self._laid = None
         waits = self._accepting.due()
-        limits = (timeout, SETTLE if ending else None, waits, self._dialling.redial(), self._beat_if_due())
-        ready = self._sockets.poller.poll(min([t for t in limits if t is not None], default=None))
+        for limit in (SETTLE if ending else None, waits, self._dialling.redial(), self._beat_if_due()):
+            if limit is not None and (timeout is None or limit < timeout):
+                timeout = limit
+        ready = self._sockets.poller.poll(timeout)
+        if self._bell in ready and self._mail is not None:
+            self._mail.rung()
+            if len(ready) == 1 and not ending and waits is None:
+                return self._letters(self._mail.take())
         if not ready and not ending and waits is None:
             return []
         self.told = self.told or self._control in ready
-        if self._mail is not None and self._bell in ready:
-            self._mail.rung()
         events = self._accepting.read(ready) + self._dialling.read(ready)
         if self._mail is not None:
-            events += self._letters(self._mail)
+            events += self._letters(self._mail.take())
+        if ending:
+            self._ending = []
         for end in ending:
             if isinstance(end, Session):
                 events += self._dialling.ended(end)
@@ -365,30 +383,24 @@ class ZeroMQ:
 
     # ------------------------------------------------------------------ mail
 
-    def _letters(self, mail: Mail) -> list[Event | Note]:
-        """What is in the boxes, and due."""
+    def _letters(self, words: Sequence[Word]) -> list[Event | Note]:
+        """Words, as if they had come over the socket."""
         events: list[Event | Note] = []
-        for peer, word in mail.take():
-            events += self._letter(peer, word)
+        at = self.signs.now() if words else 0.0
+        assert self._fetch is not None
+        for peer, session, round, counted, slot in words:
+            try:
+                payload = self._fetch(peer, slot)
+            except RemoteProtocolError as error:
+                events += [Note("rejected", peer, str(error)), *self._reject(peer)]
+                continue
+            self.signs.word(peer, at)
+            events.append(Received(peer, session, Data(round, counted, payload)))
         return events
 
     def _before(self, peer: int, session: int) -> list[Event | Note]:
         """What was said before a message that has come over the socket of a session."""
-        assert self._mail is not None
-        return [e for word in self._mail.before(peer, session) for e in self._letter(peer, word)]
-
-    def _letter(self, peer: int, word: Word) -> list[Event | Note]:
-        """A word, as if it had come over the socket."""
-        session = word.session
-        if self._accepting.route(peer, session) is None and self._dialling.socket(peer, session) is None:
-            return []  # a session that is over: discarded unread
-        assert self._fetch is not None
-        try:
-            payload = self._fetch(peer, word.slot)
-        except RemoteProtocolError as error:
-            return [Note("rejected", peer, str(error)), *self._reject(peer)]
-        self.signs.word(peer, self.signs.now())
-        return [Received(peer, session, Data(word.round, word.counted, payload))]
+        return [] if self._mail is None else self._letters(self._mail.before(peer, session))
 
     # ------------------------------------------------------------------ beats
 

@@ -40,7 +40,7 @@ def met(boxes: Boxes, session: int = 1) -> tuple[Mail, Mail]:
 
 
 def rounds(mail: Mail) -> list[int]:
-    return [word.round for _, word in mail.take()]
+    return [round for _, _, round, _, _ in mail.take()]
 
 
 def rings(mail: Mail) -> bool:
@@ -56,7 +56,7 @@ def test_words_come_as_they_were_said_and_ring(boxes: Boxes) -> None:
     assert rings(there) and not rings(here)
     there.rung()
     assert not rings(there)
-    assert there.take() == [(0, (1, 0, 7, 6, 2)), (0, (1, 0, 8, 7, 3))]
+    assert there.take() == [(0, 1, 7, 6, 2), (0, 1, 8, 7, 3)]
     assert there.take() == []
 
 
@@ -97,11 +97,11 @@ def test_a_word_waits_for_what_the_socket_brings_and_the_socket_for_words(boxes:
 
     assert rounds(there) == [1]
     assert there.take() == []
-    assert [word.round for word in there.before(0, 1)] == []
+    assert there.before(0, 1) == []
     assert rounds(there) == [2]
     here.say(1, 1, 3, 2, 0)
     here.said(1, 1)
-    assert [word.round for word in there.before(0, 1)] == [3]
+    assert there.before(0, 1) == [(0, 1, 3, 2, 0)]
 
 
 def test_words_of_an_earlier_session_go_unread(boxes: Boxes) -> None:
@@ -114,7 +114,7 @@ def test_words_of_an_earlier_session_go_unread(boxes: Boxes) -> None:
     here.begin(1, 2)
     assert not here.say(1, 1, 3, 2, 0)
     assert here.say(1, 2, 4, 3, 0)
-    assert there.take() == [(0, (2, 0, 4, 3, 0))]
+    assert there.take() == [(0, 2, 4, 3, 0)]
 
 
 def test_nobody_writes_to_who_does_not_look_or_is_no_neighbor(boxes: Boxes) -> None:
@@ -153,7 +153,7 @@ def test_all_that_is_said_on_a_line_keeps_its_order(steps: list[str]) -> None:
     socket, said, heard = deque[int](), list[int](), list[int]()
 
     def receive() -> None:
-        heard.extend(word.round for word in there.before(0, 1))
+        heard.extend(round for _, _, round, _, _ in there.before(0, 1))
         heard.append(socket.popleft())
 
     for number, step in enumerate(steps):
@@ -187,14 +187,14 @@ def test_words_of_another_process_are_whole_also_when_it_is_killed(boxes: Boxes)
 
     due = 0
     while due < 3_000:
-        for _, (session, after, round, counted, slot) in there.take():
-            assert (session, after, round, counted, slot) == (1, 0, due, 3 * due, 5 * due)
+        for word in there.take():
+            assert word == (0, 1, due, 3 * due, 5 * due)
             due += 1
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
-    for _, word in there.take():
-        assert (word.round, word.counted, word.slot) == (due, 3 * due, 5 * due)
+    for word in there.take():
+        assert word == (0, 1, due, 3 * due, 5 * due)
         due += 1
     assert there.take() == []
 

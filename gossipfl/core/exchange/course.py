@@ -64,6 +64,8 @@ class Course:
         self.round = 0
         self.phase = Phase.MEETING
         self._ends = Edges(neighbors, terms.arcs, about)
+        #: This node's ends of its edges, by peer.
+        self.edges: dict[int, Edge] = self._ends.by_peer
         self._detours = None if rewiring is None else Detours(rewiring, row, self._ends)
         row = row if self._detours is None else self._detours.row
         self.work = Work(rule, row, terms)
@@ -82,7 +84,7 @@ class Course:
     # ------------------------------------------------------------------ what a driver asks
 
     def deadline(self) -> float | None:
-        if self.phase is not Phase.WAITING or self._waiting.until is None:
+        if self._waiting.until is None or self.phase is not Phase.WAITING:
             return None
         return self._waiting.until if self._waiting.until > self._waiting.now else None
 
@@ -90,8 +92,11 @@ class Course:
     def rounds(self) -> int:
         """How many rounds there will be, as far as is known. A round that has begun is made, even if word
         comes that all is to have ended by then: from a node that has been away, and knew no better."""
+        end, next = self._end, self.round + 1
+        if next <= end:
+            return end
         begun = self.phase in (Phase.TRAINING, Phase.WAITING)
-        return max(self._end, min(self.round + 1, self._rounds)) if begun else self._end
+        return max(end, min(next, self._rounds)) if begun else end
 
     @property
     def front(self) -> int:
@@ -125,11 +130,6 @@ class Course:
     def resets(self) -> Resets:
         """When all begin their rule anew."""
         return self._news.resets
-
-    @property
-    def edges(self) -> dict[int, Edge]:
-        """This node's ends of its edges, by peer."""
-        return self._ends.by_peer
 
     @property
     def inc(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from gossipfl.core.aggregate import Departure, Reweigh, Row, ordered_sum
-from gossipfl.core.codecs import Packing
+from gossipfl.core.codecs import NONE, Packing
 from gossipfl.core.exchange.edge import Flow
 from gossipfl.core.messages import Vectors
 from gossipfl.core.rules.base import Inbox, Links
@@ -38,6 +38,8 @@ class Own(NamedTuple):
 
 def own(payload: Vectors, packing: Packing) -> Own:
     """A payload in its three forms."""
+    if packing.codec is NONE:
+        return Own(payload, payload, payload)
     coded = packing.pack(payload)
     return Own(payload, coded, packing.unpack(coded, payload))
 
@@ -66,19 +68,21 @@ def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]
         row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
     if terms.reweigh is not None and terms.score is not None:
         row = _by_score(row, mine, arrived, terms.reweigh, terms.score)
-    mixed, own = [], row.node
-    apart = None if intake.late or terms.packing.lossy or not mine.sent else Departure(mine.sent[0])
+    mixed: list[Tensor] = []
+    own, late, lossy = row.node, intake.late, terms.packing.lossy
+    apart = None if late or lossy or not mine.sent else Departure(mine.sent[0])
     for k, value in enumerate(mine.sent):
         parts = [(w, value if j == own else arrived[j][k]) for j, w in row.weights]
         room = None if terms.room is None else terms.room(value)
         total = ordered_sum(parts, room, None if k else apart)
-        for flow in intake.late:
+        for flow in late:
             if terms.columns:
                 total += flow.theirs[k] * (flow.weight or 0.0)
             elif flow.mine is not None:
                 total += (flow.theirs[k] - flow.mine[k]) * (flow.weight or 0.0)
         mixed.append(total)
-    box = Inbox(terms.packing.settle(mine.payload, mine.sent, tuple(mixed)), mine.sent)
+    got = tuple(mixed)
+    box = Inbox(terms.packing.settle(mine.payload, mine.sent, got) if lossy else got, mine.sent)
     return box, None if apart is None else apart.value()
 
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 __all__ = ["Phase", "Rounds"]
 
 #: Asked for with every message, and an enum looks its members up by name each time.
+TRAINING: Final = Phase.TRAINING
 WAITING: Final = Phase.WAITING
 
 
@@ -131,9 +132,9 @@ class Rounds(Course):
             self.phase = Phase.LEAVING
             return [*self._ends.goodbyes(), *self._leave()]
         work = self.work
-        self.phase, work.x, work.after = Phase.TRAINING, x, None
+        self.phase, work.x, work.after = TRAINING, x, None
         work.let_go()
-        if self.resets.due(self.round):
+        if self.resets.ahead and self.resets.due(self.round):
             work.begin(x, self.round)
         row = self._enter()
         for edge, _, sends in self._lanes:
@@ -145,12 +146,13 @@ class Rounds(Course):
         """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
         if not self.work.emit(x, after, self.round, ratio):
             return []
-        round, payload, effects = self.round, self.work.own.coded, list[Effect]()
+        effects: list[Effect] = []
+        round, payload, per_link = self.round, self.work.own.coded, self.work.rule.per_link
         for edge, weight, _ in self._lanes:
             peer = edge.peer
             if peer in told:
                 continue
-            if self.work.rule.per_link:
+            if per_link:
                 payload = self.work.outgoing(self._here, peer)
             message = edge.emit(round, payload, weight)
             if edge.up and edge.session is not None:
@@ -158,7 +160,7 @@ class Rounds(Course):
         return effects
 
     def _stepped(self, event: Stepped) -> list[Effect]:
-        if self.phase is not Phase.TRAINING:
+        if self.phase is not TRAINING:
             raise LocalProtocolError(f"Stepped in phase {self.phase.name}")
         self.work.x, self.work.after = event.x, event.after
         ratio = 1.0 if self.round == self.resets.last else event.ratio
@@ -167,7 +169,7 @@ class Rounds(Course):
             self.work.turn(self.round, ratio)
         else:
             effects = self._emit(event.x, event.after, ratio)
-        self.phase = Phase.WAITING
+        self.phase = WAITING
         if self._limited:
             self._waiting.trained()
         return self._close(effects) if self._ready() else effects
@@ -196,7 +198,8 @@ class Rounds(Course):
         adopt = work.absorb(intake)
         effects.append(adopt)
         if work.own.payload:
-            effects += [Note("skip", j, round=round) for j in intake.absent if self.edges[j].wanted]
+            if intake.absent:
+                effects += [Note("skip", j, round=round) for j in intake.absent if self.edges[j].wanted]
             if work.terms.columns:
                 effects += [Note("withheld", j, round=round) for j in sorted(intake.withheld)]
             if work.terms.arcs and not work.terms.columns:
@@ -204,7 +207,8 @@ class Rounds(Course):
                     self.edges[j].owe(round, work.own.coded)
             if self._limited:
                 effects += self._waiting.close(row, round)
-        effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
+        if intake.late:
+            effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
         for edge in self.edges.values():
             edge.release(round)
         effects += self._advance()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gossipfl.core.aggregate import Row
+from gossipfl.core.codecs import NONE
 from gossipfl.core.events import Adopt
 from gossipfl.core.exchange.edge import Edge, Flow
 from gossipfl.core.exchange.intake import Intake, Own, Terms, inbox, inbox_by_link, links, own
@@ -35,6 +36,7 @@ class Work:
         self._turn = Turn(0, 1.0)
         self._last = NOTHING  # what the last round was made of
         # Is the first part of what is sent a model, which the mean of it may be compared with?
+        self._coded = terms.packing.codec is not NONE
         self._compares = bool(rule.sends) and not rule.per_link and rule.sends[0].kind == "vector"
 
     def link(self, x: Tensor) -> None:
@@ -76,14 +78,15 @@ class Work:
         """Everything that counts when a round closes. What is older than `since` has no part in what began
         anew there."""
         arrived, late = dict[int, Vectors](), list[Flow]()
-        unpack, like = self.terms.packing.unpack, self.own.payload
         for peer, edge in edges.items():
             theirs = edge.take(round)
             if theirs is not None:
-                arrived[peer] = unpack(theirs, like)
-            for flow in edge.settle(round) if edge.inbox else ():
+                arrived[peer] = self.decoded(theirs) if self._coded else theirs
+            if not edge.inbox:
+                continue
+            for flow in edge.settle(round):
                 if flow.round == round:
-                    arrived[peer] = unpack(flow.theirs, like)
+                    arrived[peer] = self.decoded(flow.theirs)
                 elif flow.round >= since:
                     late.append(self.late(flow))
         absent = tuple([j for j in row.neighbors if j not in arrived])
