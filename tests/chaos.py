@@ -123,7 +123,8 @@ def draw(seed: int) -> dict[str, object]:
         keys["swarm.rounds"] = die.randint(5, CHAOS)
     config = load_config(keys)
     edges = plan(config).edges()
-    keys["fault"] = [fault(die, config.swarm.nodes, edges) for _ in range(die.randint(1, 6))]
+    drawn = [fault(die, config.swarm.nodes, edges) for _ in range(die.randint(1, 6))]
+    keys["fault"] = [one for one in drawn if int(str(one.get("round", 0))) <= config.swarm.rounds]
     return keys
 
 
@@ -227,10 +228,10 @@ class Seen(virtual.Simulation):
             self._counts(i, j, adopt.round)
         super()._adopt(i, adopt, now)
 
-    def _note(self, i: int, note: Note, now: float) -> None:
+    def _note(self, i: int, note: Note, now: float, closed: int) -> None:
         if note.kind == "correction":
             self._counts(i, note.peer, note.round)
-        super()._note(i, note, now)
+        super()._note(i, note, now, closed)
 
     def _counts(self, i: int, j: int, round: int) -> None:
         key = (i, j, round, self._nodes[i].machine.edges[j].peer_inc)
