@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -19,6 +19,7 @@ from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused
 from gossipfl.observe import exports
 from gossipfl.observe.follow import Follower
 from gossipfl.observe.result import Result, load
+from gossipfl.observe.saving import Saving, new_folder, take_back
 from gossipfl.observe.sweep_result import SweepResult, results
 from gossipfl.records import Record, merge, read, tally, to_json
 
@@ -82,8 +83,8 @@ def simulate(
     made = plan(loaded, load_.sizes, load_.plain)
     for note in made.recipe.notes:
         watch.note(note)
-    folder = None if out is None else _folder(out)
-    saving = _Saving(folder)
+    folder = None if out is None else new_folder(out)
+    saving = Saving(folder)
     saving.text("config.toml", loaded.to_toml())
     kept: list[Record] = []
     with saving.lines("metrics.jsonl") as line, exports.exports(loaded, folder, watch.note) as export:
@@ -100,6 +101,8 @@ def simulate(
         except ConfigError:  # a replay that is none
             saving.take_back()
             raise
+    for note in outcome.notes:
+        watch.note(note)
     summary = summarize(made, load_, outcome)
     if folder is not None and (save_models or outcome.diverged):
         saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
@@ -132,7 +135,7 @@ def swarm(
     loaded = load_config(config, overrides)
     exports.check(loaded, out)
     if out is not None:
-        return _swarm(loaded, _folder(out), save_models, watch or Unwatched())
+        return _swarm(loaded, new_folder(out), save_models, watch or Unwatched())
     with tempfile.TemporaryDirectory(prefix="gossipfl-") as folder:
         result = _swarm(loaded, Path(folder), False, watch or Unwatched(), report=False)
         return Result(result.config, result.summary, result.records, result.models)
@@ -229,7 +232,7 @@ def _swarm(
 
     for note in _check(config, "swarm"):
         watch.note(note)
-    saving = _Saving(folder)
+    saving = Saving(folder)
     saving.text("config.toml", config.to_toml())
     (folder / "records").mkdir(exist_ok=True)
     follower, lost = Follower(folder), list[str]()
@@ -269,7 +272,7 @@ def _swarm(
                 (folder / "log.txt").unlink()
     if "problems" in last:
         if resume is None:
-            _take_back(folder)
+            take_back(folder)
         raise ConfigError([Problem(*map(str, p)) for p in _list(last["problems"])])
     if "error" in last:
         raise GossipError(str(last["error"]))
@@ -284,15 +287,6 @@ def _swarm(
         why = f"every node was lost: {'; '.join(lost[:3])}{more}"
         raise (Refused if last.get("refused") else PeerLost)(why)
     return result
-
-
-def _take_back(folder: Path) -> None:
-    """Of a run that was refused before any node began, nothing is left."""
-    with suppress(OSError):
-        if (folder / "records").exists():
-            (folder / "records").rmdir()  # there are some: it had begun
-        for name in ("config.toml", "metrics.jsonl"):
-            (folder / name).unlink(missing_ok=True)
 
 
 def _taken(path: Path) -> NDArray[np.floating]:
@@ -324,72 +318,12 @@ def _list(value: object) -> list[list[object]]:
     return value
 
 
-def _folder(out: str | os.PathLike[str]) -> Path:
-    """A new or empty folder. Raises ConfigError: nothing is ever overwritten."""
-    path = Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(Problem("out", f"{path} exists and is not empty", "choose another, or remove it"))
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-class _Saving:
-    """Writes a run's files; what cannot be written (a full disk) is told at the end and costs nothing
-    else."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder, self.failed = folder, dict[str, str]()
-
-    def attempt(self, name: str, write: Callable[[], object]) -> None:
-        if self.folder is None:
-            return
-        try:
-            write()
-        except OSError as error:
-            self.failed[name] = f"{self.folder / name}: {error.strerror or error}"
-
-    def text(self, name: str, content: str) -> None:
-        def write() -> None:
-            assert self.folder is not None
-            part = self.folder / f".{name}.part"
-            try:
-                part.write_text(content)
-                part.replace(self.folder / name)
-            finally:
-                part.unlink(missing_ok=True)
-
-        self.attempt(name, write)
-
-    def take_back(self) -> None:
-        """Of a run that was refused nothing is left."""
-        if self.folder is not None:
-            _take_back(self.folder)
-
-    @contextmanager
-    def lines(self, name: str) -> Iterator[Callable[[Record], None]]:
-        """A file of records, written as they come."""
-        if self.folder is None:
-            yield lambda record: None
-            return
-        with (self.folder / name).open("w") as file:
-
-            def line(record: Record) -> None:
-                if name not in self.failed:
-                    self.attempt(name, lambda: file.write(to_json(record) + "\n"))
-
-            yield line
-            self.attempt(name, file.flush)
-            if name in self.failed:  # what is still held back cannot be written either
-                with suppress(OSError):
-                    file.close()
-
-
 def _finish(
     config: Config,
     summary: dict[str, object],
     records: list[Record],
     models: NDArray[np.floating],
-    saving: _Saving,
+    saving: Saving,
     diverged: object,
     *,
     report: bool = True,

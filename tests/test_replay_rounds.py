@@ -21,6 +21,7 @@ from gossipfl.drivers.decisions import Closing, Decisions, emitted
 from gossipfl.drivers.node import Node
 from gossipfl.errors import ConfigError
 from gossipfl.records import read
+from tests.unit.test_disasters import require_numbers
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.system
@@ -109,6 +110,7 @@ def test_a_run_with_a_killed_node_is_repeated_to_the_same_bits(tmp_path: Path) -
 def test_so_is_one_with_deadlines_whose_payloads_came_late(tmp_path: Path) -> None:
     run = record(tmp_path, "late")
     assert kinds(run)["skip"] and kinds(run)["correction"]
+    require_numbers([r for i in range(4) for r in records(run, f"node-{i}")], neighbors=2)
 
     require_bits(run)
 
@@ -242,6 +244,15 @@ def test_what_shifts_the_model_waits_until_the_closed_round_is_taken_up(checkpoi
     held, node._held, node._adopted = node._held, [], None
     node._do(held)
     assert done == ["skip", *["load [1.0, 1.0]", "shift", "correction"] * 2]
+
+
+def test_what_cannot_be_compared_is_said(exact: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(exact, tmp_path / "run")
+    (run / "models.npz").unlink()
+
+    (told,) = replayed(run).summary["notes"]
+
+    assert "models.npz is not there" in told
 
 
 def test_a_run_that_broke_off_is_named(exact: Path, tmp_path: Path) -> None:

@@ -119,13 +119,16 @@ start            {start_seconds} s to the last first round, {start_seconds_after
 parent was ready
 memory a node    {private_mb_node} MB private, {pss_mb_node} MB with its share of what is shared
 a node's round   {cpu_seconds_round} s of processor (bare {limit_cpu_seconds_round}), \
-{context_switches_round} context switches"""
+{context_switches_round} context switches
+overlap          with {overlap_training_seconds} s of training a node waits {overlap_wait_seconds} s a \
+round, {overlap_wait_seconds_early} s by dpsgd-cta, which sends first"""
 
 
 def _of_nodes(found: Row) -> list[str]:
     told = {key: _told(value) for key, value in found.items()}
     lines = _LINES.format(**told, the_ratio=_ratio(found))
-    return [_SHAPE.format(**found), *lines.splitlines()]
+    unseen = [] if found["unseen"] is None else [f"not told         {found['unseen']}"]
+    return [_SHAPE.format(**found), *lines.splitlines(), *unseen]
 
 
 def _ratio(row: Row) -> str:

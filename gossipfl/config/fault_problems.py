@@ -59,8 +59,12 @@ def _one(table: dict[str, object], where: str) -> Iterator[Problem]:
 
 def script_problems(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
     """Faults whose keys do not go together, and nodes that there are not."""
-    involved = frozenset({"fault", "swarm.nodes"})
+    involved, rounds = frozenset({"fault", "swarm.nodes"}), config.swarm.rounds
     for number, fault in enumerate(config.fault, start=1):
+        if fault.round is not None and fault.round > rounds:
+            wrong = f"is {fault.round}, and the run has {rounds} rounds: it would never happen"
+            too_late = Problem(f"fault.{number}.round", wrong, f"at most {rounds}, or a larger swarm.rounds")
+            yield frozenset({"fault", "swarm.rounds"}), too_late
         for key, wrong, right in (*_when(fault), *_whom(fault), *_nodes(fault, config.names)):
             yield involved, Problem(f"fault.{number}.{key}", wrong, right)
 

@@ -171,7 +171,8 @@ def _plain(value: object, key: str, problems: list[Problem]) -> object:
         pairs = [(str(k), _plain(v, f"{key}.{k}", problems)) for k, v in value.items()]
         return {k: v for k, v in pairs if v is not _BAD}
     if isinstance(value, list | tuple):
-        return [v for item in value if (v := _plain(item, key, problems)) is not _BAD]
+        found = [_plain(item, _item(key, k, item), problems) for k, item in enumerate(value)]
+        return [v for v in found if v is not _BAD]
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, bool | int | float | str) and getattr(value, "shape", None) == ():
@@ -188,6 +189,13 @@ def _plain(value: object, key: str, problems: list[Problem]) -> object:
     wrong = "cannot be nan" if isinstance(value, float) else f"cannot hold a {type(value).__name__}"
     problems.append(Problem(key, wrong, "a number, a text, true or false, or a list or table of those"))
     return _BAD
+
+
+def _item(key: str, index: int, item: object) -> str:
+    """The key of an entry of a list: tables have one of their own, as it is in what is said of them."""
+    if not isinstance(item, Mapping):
+        return key
+    return f"{key}.{item.get('name') or index}" if key == "node" else f"{key}.{index + 1}"
 
 
 def _put(data: dict[str, object], key: str, value: object, problems: list[Problem]) -> None:

@@ -46,6 +46,7 @@ class Disasters:
         self._again, self._count = draw.prefix(self._seed, Purpose.NETWORK, _AGAIN), itertools.count()
         self._drawn: dict[tuple[int, int, int], int] = {}  # messages of a fault's line and direction
         self._quarantines = defaultdict[int, Quarantine](Quarantine)  # of every node
+        self._left: defaultdict[int, list[Line]] = defaultdict(list)  # lines that it keeps down for now
 
     def begin(self, begun: float) -> None:
         """Training begins."""
@@ -67,6 +68,12 @@ class Disasters:
     def apart(self, i: int, j: int) -> float:
         """When neither of two nodes leaves the other alone any more; 0: neither ever did."""
         return max(self._quarantines[i].over(j), self._quarantines[j].over(i))
+
+    def forget(self, node: int) -> None:
+        """A node's process begins again, and knows nothing of whom it has left alone."""
+        self._quarantines.pop(node, None)
+        for line in self._left.pop(node, ()):
+            line.closed -= 1
 
     # ------------------------------------------------------------------ what happens
 
@@ -176,13 +183,17 @@ class Disasters:
                 world.tell(peer, note.kind, now, peer=sender, text=note.text)
                 line = world.lines[min(sender, peer), max(sender, peer)]
                 line.closed += 1
-                world.put(self._quarantines[peer].over(sender), peer, partial(self._let_in, line))
+                quarantine = self._quarantines[peer]
+                self._left[peer].append(line)
+                world.put(quarantine.over(sender), peer, partial(self._let_in, peer, quarantine, line))
         self._break(peer, event, now)
 
-    def _let_in(self, line: Line, now: float) -> None:
-        """A quarantine is over."""
-        line.closed -= 1
-        self._world.mend_later(line, now)
+    def _let_in(self, node: int, quarantine: Quarantine, line: Line, now: float) -> None:
+        """A quarantine is over, if the process that began it has not ended first."""
+        if self._quarantines[node] is quarantine:
+            self._left[node].remove(line)
+            line.closed -= 1
+            self._world.mend_later(line, now)
 
     def _late(self, peer: int, event: Received, now: float) -> None:
         """A message of a line that has been replaced arrives all the same."""

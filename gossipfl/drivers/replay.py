@@ -89,12 +89,13 @@ def require_config(folder: Path, config: Config) -> None:
         raise ConfigError(Problem(str(path), wrong, "replay a run with its own config.toml"))
 
 
-def require_models(folder: Path, x: Tensor, names: Sequence[str]) -> None:
-    """Are these [n, d] the models that the run has left, bit for bit, where it has kept them? Raises
-    ConfigError."""
+def require_models(folder: Path, x: Tensor, names: Sequence[str]) -> tuple[str, ...]:
+    """Are these [n, d] the models that the run has left, bit for bit, where it has kept them? What is to be
+    told, if it has not. Raises ConfigError."""
     path = folder / "models.npz"
     if not path.exists():
-        return
+        told = "is not there: that the replay ends with the run's parameters is not checked, and records"
+        return (f"{path} {told} that were lost after a node's last round would not be missed",)
     try:
         with np.load(path, allow_pickle=False) as stored:
             ended, present = stored["x"], stored["present"].tolist()
@@ -110,6 +111,7 @@ def require_models(folder: Path, x: Tensor, names: Sequence[str]) -> None:
             raise ConfigError(Problem(str(path), wrong, right))
     if not fits:
         raise ConfigError(Problem(str(path), "holds models of another run", "replay a whole run"))
+    return ()
 
 
 def _flat(config: Config) -> dict[str, object]:
@@ -197,7 +199,7 @@ class Replay:
                 Problem(str(self.folder), wrong, "replay with the version, data and config that made it")
             ) from error
         x = torch.stack([walk.learner.vector.detach().clone() for walk in self._walks])
-        require_models(self.folder, x, self._plan.config.names)
+        notes = require_models(self.folder, x, self._plan.config.names)
         return Outcome(
             engine="events",
             x=x,
@@ -208,6 +210,7 @@ class Replay:
             seconds=max(self._now) - max(self._begun),
             start_seconds=max(self._begun),
             end=min(walk.machine.rounds for walk in self._walks),
+            notes=notes,
         )
 
     def _advance(self, i: int) -> bool:

@@ -113,7 +113,7 @@ class RoundsReplay:
             node.learner.load(node.x)
         ends = [node.rounds for i, node in enumerate(self._nodes) if i not in self._lost]
         x = torch.stack([node.learner.x.detach().clone() for node in self._nodes])
-        require_models(self.folder, x, self._plan.config.names)
+        notes = require_models(self.folder, x, self._plan.config.names)
         return Outcome(
             engine="events",
             x=x,
@@ -123,6 +123,7 @@ class RoundsReplay:
             lost=tuple(sorted(self._lost)),
             seconds=max((_time(node, node.told.last) for node in self._nodes), default=0.0),
             end=min(ends, default=None),
+            notes=notes,
         )
 
     def _go(self) -> None:

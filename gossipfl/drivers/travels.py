@@ -259,6 +259,8 @@ class Travels(World):
         self.reborn(i, now)
         if self.plan.rewiring is not None:
             self.hear(i, Lost(self._gone()), now)
+        if self.disasters is not None:
+            self.disasters.forget(i)
         for line in self.around[i]:
             self.snap(line, now)
             self.mend(line, now)

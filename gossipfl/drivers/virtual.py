@@ -54,6 +54,21 @@ from gossipfl.learning.workload import Workload
 #: Objects made until Python looks for cycles among them: what is under way are many, and makes none. (With
 #: Python's own 700 a third of the time goes into looking.)
 SELDOM: Final = 200_000
+#: What a machine notes that is recorded.
+TOLD: Final = frozenset(
+    {
+        "skip",
+        "withheld",
+        "correction",
+        "rejected",
+        "refused",
+        "peer_down",
+        "reset",
+        "slow",
+        "timely",
+        "rest",
+    }
+)
 
 
 class _Saved(NamedTuple):
@@ -219,22 +234,25 @@ class Simulation(Travels):
             self.put(deadline, node, Tick())
 
     def _apply(self, i: int, effects: list[Effect], now: float) -> None:
+        closed = -1  # the round that these effects close
         for effect in effects:
             if isinstance(effect, Send):  # nearly all of them
                 self.send(i, effect, now)
                 continue
             match effect:
-                case Adopt():
+                case Adopt(round):
+                    closed = round
                     self._adopt(i, effect, now)
                 case Shift(delta):
-                    node = self._nodes[i]
+                    closed, node = -1, self._nodes[i]
                     node.model = node.model + delta
+                    self._tell(i, "shift", node.rounds, now)
                 case Note():
-                    self._note(i, effect, now)
+                    self._note(i, effect, now, closed)
                 case Finished():
                     self.finished(i, now)
 
-    def _note(self, i: int, note: Note, now: float) -> None:
+    def _note(self, i: int, note: Note, now: float, closed: int) -> None:
         if note.kind == "late":
             self._renew(i, now)
             return
@@ -244,11 +262,10 @@ class Simulation(Travels):
             self._tell(i, "note", self._nodes[i].rounds, now, text=text)
             self.put(now, i, partial(self._come_back, i))
             return
-        known = ("skip", "correction", "rejected", "refused", "peer_down", "reset", "slow", "timely", "rest")
-        if note.kind in known or (note.kind == "peer_up" and self.faulty and now > self.begun):
-            self._tell(
-                i, note.kind, note.round + 1 or self._nodes[i].rounds, now, peer=note.peer, text=note.text
-            )
+        if note.kind in TOLD or (note.kind == "peer_up" and self.faulty and now > self.begun):
+            round = max(note.round, self._nodes[i].rounds if closed < 0 else closed)
+            fields = {"of": note.round} if note.kind == "correction" else {}
+            self._tell(i, note.kind, round, now, peer=note.peer, text=note.text, **fields)
 
     def _adopt(self, i: int, adopt: Adopt, now: float) -> None:
         node = self._nodes[i]

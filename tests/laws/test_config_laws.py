@@ -6,7 +6,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossipfl.config import Config, load_config
@@ -58,6 +58,7 @@ configs = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(configs)
 def test_a_written_config_is_read_back_equal(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -57,6 +57,7 @@ def agreement(result: gossipfl.Result) -> float:
     return float(str(result.summary["consensus_distance"]))
 
 
+PACE: Mapping[str, object] = {"kind": "slow", "at": 0, "node": 0, "factor": 20.0}
 MESSAGES = ["drop", "duplicate", "reorder", "corrupt"]
 
 
@@ -261,3 +262,44 @@ def test_the_same_script_gives_the_same_bits() -> None:
     assert first.models is not None and second.models is not None
     assert first.models.tobytes() == second.models.tobytes()
     assert kinds(first) == kinds(second)
+
+
+def test_a_round_that_closes_without_somebody_says_so_under_its_own_number() -> None:
+    # given a node that dies, and others whose payloads come late
+    config = keys(
+        {"kind": "kill", "round": 10, "node": 4},
+        {"kind": "hang", "round": 20, "node": 1, "for": 0.3},
+        **{"wire.deadline": 0.02},
+    )
+
+    result = run(config)
+
+    require_numbers(list(result.records), neighbors=2)
+    assert kinds(result)["correction"]
+
+
+def require_numbers(records: Sequence[Mapping[str, object]], neighbors: int) -> None:
+    """Rounds count from 1 where they are done, and from 0 where something is said of one that is being
+    closed."""
+    gone = {(r["node"], r["round"], r["peer"]) for r in records if r["kind"] == "skip"}
+    skips = Counter((node, round) for node, round, _ in gone)
+    made = {(r["node"], r["round"]): r["neighbors"] for r in records if r["kind"] == "round"}
+    assert skips
+    for (node, round), counted in made.items():
+        assert counted == neighbors - skips[node, int(str(round)) - 1]
+    for r in records:
+        if r["kind"] == "correction":
+            assert int(str(r["of"])) <= int(str(r["round"]))
+
+
+def test_a_node_that_begins_again_has_forgotten_whom_it_left_alone() -> None:
+    # given two nodes, of which one is sent what it cannot take, three times, and then begins again
+    junk = [{"kind": "corrupt", "at": 0.1 * k, "edge": [0, 1]} for k in (1, 2, 3)]
+    config = keys(*junk, {"kind": "kill", "at": 0.6, "node": 1, "for": 0.5}, PACE, **{"swarm.nodes": 2})
+
+    result = run({**config, "swarm.checkpoint_every": 1})
+
+    alone = [r for r in result.records if r["kind"] == "quarantined"]
+    back = [float(str(r["time"])) for r in result.records if r["kind"] == "peer_up"]
+    assert [r["node"] for r in alone] == [1]
+    assert 0.6 < max(back) < 2.0 < FIRST

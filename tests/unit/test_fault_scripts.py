@@ -75,6 +75,23 @@ def test_everything_that_is_wrong_with_the_tables_is_told_at_once() -> None:
     ]
 
 
+def test_numbers_that_are_none_are_told_under_their_table(tmp_path: Path) -> None:
+    path = tmp_path / "script.toml"
+    path.write_text(
+        '[[fault]]\nkind = "kill"\nnode = 0\nat = 1\n'
+        '[[fault]]\nkind = "drop"\nat = inf\nshare = nan\nfor = 1\n'
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, None, path)
+
+    assert {(p.key, p.wrong) for p in caught.value.problems} == {
+        ("fault.2.share", "cannot be nan"),
+        ("fault.2.at", "cannot be inf"),
+    }
+    assert wrong({"kind": "drop", "at": math.nan, "edge": [0, 1]})[0].startswith("fault.1.at: cannot be nan")
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -93,6 +110,7 @@ def test_everything_that_is_wrong_with_the_tables_is_told_at_once() -> None:
         ({"kind": "drop", "at": 4, "share": 0.5}, "share: is set, and without for or until"),
         ({"kind": "drop", "at": 4, "edge": [1, 1]}, "edge: begins and ends at 1"),
         ({"kind": "drop", "at": 4, "factor": 2.0}, "factor: is set, and a drop has none"),
+        ({"kind": "kill", "round": 101, "node": 1}, "round: is 101, and the run has 100 rounds"),
     ],
 )
 def test_keys_that_do_not_go_together_are_told(fault: dict[str, object], told: str) -> None:

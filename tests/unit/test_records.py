@@ -164,7 +164,7 @@ def test_what_befalls_the_neighbors_of_a_node_can_be_read_at_once(kind: str, tmp
     around = SimpleNamespace(end=lambda peer: End("closed", 0.1))
     with Recorder(tmp_path / "a.jsonl", 0, "a") as recorder:
         node = SimpleNamespace(
-            recorder=recorder, rounds=3, now=1.0, _abroad=None, _around=around, _bypass=None
+            recorder=recorder, rounds=3, now=1.0, _abroad=None, _bypass=None, _around=around
         )
         Connected._note(node, Note(kind, 1))  # type: ignore[arg-type]
         assert [record["kind"] for record in read(recorder.path)] == [kind]

@@ -40,6 +40,7 @@ class Run:
     start_seconds: float  # from the command to the last node's first round
     start_seconds_after_ready: float  # from the fork to the last node's first round
     sent_bytes_per_round: float  # of a node
+    wait_seconds_round: float  # of a node, for its neighbors
     memory: Memory | None = None
     cpu_seconds_round: float | None = None  # of a node
     switches_round: float | None = None  # of a node
@@ -59,7 +60,7 @@ def run(config: Config, *, measured: bool = True) -> Run:
     with tempfile.TemporaryDirectory(prefix="gossipfl-") as name:
         folder = Path(name)
         seen = _watch(config, folder, measured)
-        rounds = _rounds(folder)
+        rounds, waits = _rounds(folder)
     summary = seen.last.get("summary")
     if not isinstance(summary, Mapping):
         problems = seen.last.get("problems")
@@ -76,6 +77,7 @@ def run(config: Config, *, measured: bool = True) -> Run:
         start,
         start - seen.ready,
         number(summary["sent_bytes_per_node"]) / total,
+        median(wait for node in waits for wait in node[warm:]),
         seen.memory,
     )
     first, last = max(times[0] for times in rounds), min(times[-1] for times in rounds)
@@ -110,10 +112,12 @@ def _watch(config: Config, folder: Path, measured: bool) -> _Seen:
     return seen
 
 
-def _rounds(folder: Path) -> Sequence[list[float]]:
-    """When each node had finished each round, in seconds since the start."""
+def _rounds(folder: Path) -> tuple[Sequence[list[float]], Sequence[list[float]]]:
+    """When each node had finished each round, in seconds since the start, and how long it waited in each."""
     times: dict[object, list[float]] = {}
+    waits: dict[object, list[float]] = {}
     for record in scan(folder):
         if record["kind"] == "round":
             times.setdefault(record["node"], []).append(number(record["time"]))
-    return list(times.values())
+            waits.setdefault(record["node"], []).append(number(record["wait_s"]))
+    return list(times.values()), list(waits.values())
