@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Final
 
 from gossipfl.config import Config
@@ -81,20 +83,21 @@ class Swarm:
         environment = {**MEMORY, **os.environ}
         if self._config.train.device in ("cpu", "auto"):
             environment.setdefault("OMP_NUM_THREADS", str(self._config.train.threads))
-        if self._config.train.device in ("cpu", "auto"):  # PyTorch that sees a GPU cannot be forked
+            # PyTorch that sees a GPU cannot be forked
             job["gpus"] = environment.get(gpu.VISIBLE)
             environment[gpu.VISIBLE] = ""
         self._log = (self._folder / "log.txt").open("ab")
         path = [str(Path(entry).absolute()) for entry in sys.path]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", ZYGOTE, str(self._scratch), *path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,  # the terminal's Ctrl-C is ours to act on
-            env=environment,
-            bufsize=0,
-        )
+        with undisturbed():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", ZYGOTE, str(self._scratch), *path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,  # the terminal's Ctrl-C is ours to act on
+                env=environment,
+                bufsize=0,
+            )
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._write((json.dumps(job) + "\n").encode())
@@ -164,6 +167,24 @@ def scratch_folder() -> Path:
     """A new folder for this run's sockets, with a path that is short enough for them."""
     usual = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="gossipfl-", dir=usual if len(usual) < SHORT else "/tmp"))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C comes after this. A process that is being started inside would be nobody's: it is there, and not
+    known yet. (To block the signal would not do: a thread of some library takes it then.)"""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield  # it does not come here
+        return
+    came: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _, frame: came.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            handler(signal.SIGINT, came[0])
 
 
 def kill_group(group: int) -> None:

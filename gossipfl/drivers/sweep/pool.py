@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, NamedTuple, Protocol, Self
 
-from gossipfl.drivers.swarm import kill_group
+from gossipfl.drivers.swarm import kill_group, undisturbed
 from gossipfl.drivers.sweep.worker import GRACE
 
 #: Seconds of silence after which whoever waits for results gets a word nevertheless.
@@ -96,8 +96,9 @@ class Pool:
                         worker.give(more)
 
     def _hire(self, selector: selectors.BaseSelector, job: Job) -> None:
-        worker = _Worker(self._log)
-        self._workers.append(worker)
+        with undisturbed():
+            worker = _Worker(self._log)
+            self._workers.append(worker)
         selector.register(worker.stdout, selectors.EVENT_READ, worker)
         worker.give(job)
 
