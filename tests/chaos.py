@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import sys
 import time
@@ -348,6 +349,11 @@ def _had_time(trial: Trial, survivors: list[int]) -> bool:
     if plan(trial.config).limits.any:  # a neighbor that is slow is a disaster that goes on
         unrest += ["slow", "timely", "rest", "correction"]
     last = max((float(str(r["time"])) for r in trial.records if r["kind"] in unrest), default=0.0)
+    for record in trial.records:
+        if record["kind"] == "quarantined":  # a line that is not there, for so long
+            alone = re.search(r"for ([0-9.]+) s", str(record["text"]))
+            assert alone is not None
+            last = max(last, float(str(record["time"])) + float(alone[1]))
     slow = any(fault.kind == "slow" for fault in trial.config.fault)
     rounds = Counter(
         int(str(r["node"])) for r in trial.records if r["kind"] == "round" and float(str(r["time"])) > last
