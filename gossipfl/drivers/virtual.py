@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
-from torch import Tensor
 
 from gossipfl import draw
 from gossipfl.core.events import (
@@ -32,7 +30,7 @@ from gossipfl.core.events import (
     Tick,
 )
 from gossipfl.core.exchange.rounds import Rounds
-from gossipfl.core.exchange.standing import Tree, anew, to_tree
+from gossipfl.core.exchange.standing import anew, to_tree
 from gossipfl.core.stopping import Vigil
 from gossipfl.draw import Purpose
 from gossipfl.drivers import keeping, virtual_asynchronous
@@ -44,62 +42,17 @@ from gossipfl.drivers.replay import Replay
 from gossipfl.drivers.replay_rounds import RoundsReplay
 from gossipfl.drivers.telling import criteria, due, eval_fields, jumped, round_fields, wrong
 from gossipfl.drivers.travels import INCARNATION, Travels
-from gossipfl.drivers.world import Traveller, Watch
+from gossipfl.drivers.virtual_node import TOLD, Node, Saved
+from gossipfl.drivers.world import Watch
 from gossipfl.errors import GossipError
 from gossipfl.learning import optimizers
 from gossipfl.learning.abreast import Made, Work, abreast, alone
-from gossipfl.learning.training import Learner, Phase
+from gossipfl.learning.training import Learner
 from gossipfl.learning.workload import Workload
 
 #: Objects made until Python looks for cycles among them: what is under way are many, and makes none. (With
 #: Python's own 700 a third of the time goes into looking.)
 SELDOM: Final = 200_000
-#: What a machine notes that is recorded.
-TOLD: Final = frozenset(
-    {
-        "skip",
-        "withheld",
-        "correction",
-        "rejected",
-        "refused",
-        "peer_down",
-        "reset",
-        "slow",
-        "timely",
-        "rest",
-    }
-)
-
-
-class _Saved(NamedTuple):
-    """A checkpoint, as a node of this engine keeps it."""
-
-    round: int
-    machine: Tree
-    learner: Tree
-    vigil: list[object] | None
-
-
-@dataclass(slots=True)
-class _Node(Traveller):
-    """A node and where it is in virtual time."""
-
-    machine: Rounds = field(kw_only=True)
-    learner: Learner = field(kw_only=True)
-    vigil: Vigil | None = field(kw_only=True)
-    x: Tensor = field(kw_only=True)  # what the machine gave last
-    model: Tensor = field(kw_only=True)  # x, or x after
-    made: Made | None = None  # the phase under way, if it is computed already
-    phase: Phase = field(default=Phase(0.0, 1.0, 0))
-    stepped_at: float = 0.0
-    train_s: float = 0.0
-    rounds: int = 0
-    saved: _Saved | None = None
-    stale: int | None = None  # the round of its neighbours, who remember more of it than it does itself
-    anew: bool = False  # do the others have to begin their rule anew with it?
-    borrows: bool = False  # does it take a neighbor's model, since its own is none, or old?
-    skipped_from: int | None = None  # the last round before those that were left out
-    lives: int = 0  # times that it has begun again
 
 
 class Simulation(Travels):
@@ -125,11 +78,11 @@ class Simulation(Travels):
         self._abreast = None if restarts else abreast([node.learner for node in self._nodes], steps)
         self._training: dict[Hashable, list[int]] = {}  # by kind, the phases begun and not computed
 
-    def _node(self, i: int) -> _Node:
+    def _node(self, i: int) -> Node:
         learner = self._workload.learner(i)
         vigil = Vigil(self._criteria) if self._criteria else None
         machine, x = self._machine(i, learner), learner.vector.clone()
-        return _Node(machine=machine, learner=learner, vigil=vigil, x=x, model=x)
+        return Node(machine=machine, learner=learner, vigil=vigil, x=x, model=x)
 
     def _machine(self, i: int, learner: Learner) -> Rounds:
         plan, terms = self.plan, self.plan.recipe.terms(learner.validate)
@@ -315,7 +268,7 @@ class Simulation(Travels):
             self._tell(i, "eval", round, now, **values, **self._gathering.add(round, learner.x))
         return values
 
-    def _learner(self, node: _Node) -> Learner:
+    def _learner(self, node: Node) -> Learner:
         """A node's learner, with the node's model."""
         node.learner.load(node.model)
         return node.learner
@@ -340,7 +293,7 @@ class Simulation(Travels):
             return
         vigil = None if node.vigil is None else node.vigil.kept()
         trees = copy.deepcopy((to_tree(node.machine.standing()), self._learner(node).kept(), vigil))
-        node.saved = _Saved(node.rounds, *trees)
+        node.saved = Saved(node.rounds, *trees)
 
     def reborn(self, node: int, now: float) -> None:
         found = self._nodes[node]
