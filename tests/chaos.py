@@ -118,6 +118,8 @@ def draw(seed: int) -> dict[str, object]:
         if seed % 5 in LIMITED:
             word = float(str(keys["network.latency"]))
             keys |= limits(random.Random(f"limits {seed}"), word, rule in TRACKING)
+    if kind != "rounds" and random.Random(f"death {seed}").random() < 0.4:
+        keys["algorithm.on_death"] = "rewire"
     if keys["train.task"] == "quadratic":
         del keys["task.dimension"]
     if die.random() < 0.4:  # disasters up to the end, and among the goodbyes

@@ -222,7 +222,6 @@ def _only_in_rounds(config: Config) -> Iterator[tuple[frozenset[str], Problem]]:
         ("wire.dtype", config.wire.dtype, "auto"),
         ("wire.deadline", config.wire.deadline, 0.0),
         ("wire.patience", config.wire.patience, 0.0),
-        ("algorithm.on_death", algorithm.on_death, "self"),
         ("train.lr_schedule", config.train.lr_schedule == "agreement" and "agreement", False),
     ):
         if value != plain:

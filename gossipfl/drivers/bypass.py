@@ -14,9 +14,8 @@ from typing import Final
 
 from gossipfl.config import Config
 from gossipfl.core.events import Event, Lost, Note
-from gossipfl.core.exchange.course import Phase
 from gossipfl.core.exchange.edge import Edge
-from gossipfl.core.exchange.rounds import Rounds
+from gossipfl.core.exchange.machine import End, Machine
 from gossipfl.core.fates import Fates
 from gossipfl.core.messages import Fate
 from gossipfl.transport.zeromq import ZeroMQ
@@ -43,7 +42,7 @@ class Bypass:
         self,
         node: int,
         config: Config,
-        machine: Rounds,
+        machine: Machine,
         transport: ZeroMQ,
         handle: Callable[[Event], None],
         tell: Callable[[str], None],
@@ -73,7 +72,7 @@ class Bypass:
         if now < self._due:
             return
         passed, self._last, self._due = min(now - self._last, LAPSE), now, now + EVERY
-        if self._machine.phase is Phase.MEETING:
+        if not self._machine.begun:
             return
         up = self._up()
         self._say(self._fates.look(up, self._down(), passed), up)
@@ -81,31 +80,31 @@ class Bypass:
         if gone == self._seen and gone != self._acted:
             self._act(gone)
         self._seen = gone
-        for edge in list(self._machine.edges.values()):
-            if edge.extra:
-                self._dial(edge, passed)
+        for end in list(self._machine.ends.values()):
+            if end.extra:
+                self._dial(end, passed)
 
     # ------------------------------------------------------------------ who is there
 
     def _up(self) -> list[int]:
-        return [j for j, edge in self._machine.edges.items() if edge.up]
+        return [j for j, end in self._machine.ends.items() if end.up]
 
     def _down(self) -> dict[int, float]:
         """Those to whom there should be a line and is none, and for how many seconds that may be so. Who has
         made all its rounds is not missed."""
-        edges = self._machine.edges.values()
-        missed = [e for e in edges if not e.up and e.wanted and (e.departed or not e.done)]
-        return {edge.peer: self._limit(edge) for edge in missed}
+        ends = self._machine.ends.values()
+        missed = [e for e in ends if not e.up and e.wanted and (_departed(e) or not e.done)]
+        return {end.peer: self._limit(end) for end in missed}
 
-    def _limit(self, edge: Edge) -> float:
+    def _limit(self, end: End) -> float:
         wire = self._config.wire
-        if edge.departed:
+        if _departed(end):
             return 0.0
-        if self._transport.answers(edge.peer):  # it is in a long local phase, or hangs
+        if self._transport.answers(end.peer):  # it is in a long local phase, or hangs
             return max(wire.gone, wire.hang or math.inf)
-        if not edge.extra:
+        if not end.extra:
             return wire.gone
-        return wire.gone * (1.0 if self._address(edge.peer) else UNREACHABLE) + GRACE
+        return wire.gone * (1.0 if self._address(end.peer) else UNREACHABLE) + GRACE
 
     def _act(self, gone: frozenset[int]) -> None:
         """Others are gone from now on."""
@@ -120,7 +119,7 @@ class Bypass:
 
     def _say(self, words: Sequence[Fate], peers: Sequence[int]) -> None:
         for j in peers if words else ():
-            session = self._machine.edges[j].session
+            session = self._machine.ends[j].session
             if session is not None:
                 for word in words:
                     self._transport.send(j, session, word)
@@ -128,16 +127,21 @@ class Bypass:
     def _address(self, node: int) -> str:
         return self._config.node[node].address
 
-    def _dial(self, edge: Edge, passed: float) -> None:
+    def _dial(self, end: End, passed: float) -> None:
         """Have a line where an extra edge is wanted or something is open on it, and do not dial any more
         where it is not."""
-        peer, address = edge.peer, self._address(edge.peer)
-        if edge.up:
+        peer, address = end.peer, self._address(end.peer)
+        if end.up:
             self._needed.pop(peer, None)
-        elif not (edge.wanted or edge.out):
+        elif not (end.wanted or end.owes):
             self._needed.pop(peer, None)
             self._transport.drop(peer)
         elif address:
             waited = self._needed[peer] = self._needed.get(peer, -passed) + passed
             if self._node < peer or not self._address(self._node) or waited >= GRACE:
                 self._transport.dial(peer, f"tcp://{address}")
+
+
+def _departed(end: End) -> bool:
+    """Has it left before its last round?"""
+    return isinstance(end, Edge) and end.departed

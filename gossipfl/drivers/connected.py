@@ -114,7 +114,7 @@ class Connected:
             Meddling(config.swarm.seed, place.node, self.transport) if lan is None and config.fault else None
         )
         self._bypass: Bypass | None = None
-        if lan is not None and plan.rewiring is not None and isinstance(self.machine, Rounds):
+        if lan is not None and plan.rewiring is not None:
             self._bypass = Bypass(
                 place.node, config, self.machine, self.transport, self._handle, self._say_note
             )
@@ -158,7 +158,7 @@ class Connected:
     @property
     def _peers(self) -> Sequence[int]:
         """The neighbors, those around the dead included."""
-        return tuple(self.machine.edges) if isinstance(self.machine, Rounds) else self._neighbors
+        return tuple(self.machine.ends)
 
     @abstractmethod
     def _resume(self, round: int) -> None:
@@ -335,9 +335,8 @@ class Connected:
 
     def _stands(self, event: Received) -> bool:
         """Has a message come on a line on which the two have met?"""
-        assert isinstance(self.machine, Rounds)
-        edge = self.machine.edges.get(event.peer)
-        return edge is not None and edge.up and edge.session == event.session
+        end = self.machine.ends.get(event.peer)
+        return end is not None and end.up and end.session == event.session
 
     def _say_note(self, text: str) -> None:
         self.recorder.write("note", round=self.rounds, time=self.now, text=text)
@@ -381,7 +380,7 @@ class Connected:
                 raise Stopped("whoever started this node is gone") from None
             if "stop" in word:
                 raise Stopped("told to stop")
-            if "lost" in word and isinstance(self.machine, Rounds):
+            if "lost" in word:
                 self._handle(Lost(frozenset(word["lost"])))
             if "addresses" in word:
                 addresses = {int(j): pair for j, pair in word["addresses"].items()}

@@ -19,7 +19,7 @@ def machine(plan: Plan, node: int, about: Mapping[str, object]) -> Asynchronous:
     config, params = plan.config, plan.recipe.params
     near = neighbors(plan.edges(), node)
     instance = str(about.get(INSTANCE, "0"))  # hexadecimal: of one process among those of a node
-    post = Post(node, config.swarm.seed, near, plan.rounds, about, int(instance[:15], 16))
+    post = Post(node, config.swarm.seed, near, plan.rounds, about, int(instance[:15], 16), plan.rewiring)
     if config.algorithm.exchange == "pairwise":
         return Pairwise(post, config.algorithm.every)
     matrix = plan.recipe.schedule.mixing(0).matrix  # w_ij > 0: i takes what j sends

@@ -70,6 +70,9 @@ def score(folder: Path, config: Config) -> list[list[Entry]]:
     """The meetings of every node of a finished run, in order. Raises ConfigError naming the file that is
     missing, broken, or of another run than the config's."""
     require_config(folder, config)
+    if config.algorithm.on_death != "self":
+        wrong = "went around nodes that died, and when the others heard of each is not written down"
+        raise ConfigError(Problem(str(folder / "config.toml"), wrong, 'replay one with on_death = "self"'))
     if any(fault.kind == "duplicate" for fault in config.fault):
         exchange = config.algorithm.exchange
         wrong = f"is a run of {exchange} whose messages were doubled: which of them is not written down"

@@ -36,7 +36,9 @@ class Rewiring:
         rows, columns, weights = coo.row[off], coo.col[off], coo.data[off]
         self.n = n = int(mixing.n)
         self._matrix = mixing.matrix
-        self._graph = sp.csr_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(n, n))
+        # both ways, for push on a directed graph: what comes in at one border goes out at another
+        both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
+        self._graph = sp.csr_array((np.ones(2 * len(rows), dtype=np.int8), both), shape=(n, n))
         self._graph.sort_indices()
         degrees = np.bincount(rows, minlength=n)
         smallest = np.full(n, np.inf)

@@ -137,3 +137,29 @@ def test_it_goes_on_bit_for_bit_however_often_it_is_stopped(tmp_path: Path) -> N
     # then not a bit is another
     assert whole is not None and parts is not None
     assert whole[1:].tobytes() == parts[1:].tobytes()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"exchange": "pairwise"}, {"exchange": "push", "rule": "gossip-learning"}],
+    ids=["pairwise", "push"],
+)
+def test_in_asynchronous_exchanges_the_leaves_meet_too(keys: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text('[[fault]]\nkind = "kill"\nround = 5\nnode = 0\n')
+    more = {
+        "swarm.nodes": 4,
+        "swarm.rounds": 3000,
+        "topology.graph": "star",
+        "algorithm.on_death": "rewire",
+        "train.task": "consensus",
+        "task.dimension": 4,
+        "train.dtype": "float64",
+    }
+
+    result = gossipfl.swarm(
+        script, overrides={**more, **{f"algorithm.{k}": v for k, v in keys.items()}}, out=tmp_path / "run"
+    )
+
+    assert result.summary["lost"] == ["node-0"] and result.models is not None
+    assert np.ptp(result.models[1:], axis=0).max() < 1e-6

@@ -104,7 +104,6 @@ def test_the_trackers_still_find_the_optimum_of_the_living() -> None:
         ({"algorithm.every": 2}, "the same W in every round"),
         ({"topology.graph": "directed-ring", "topology.weights": "uniform"}, "count both ways"),
         ({"topology.weights": "uniform", "topology.graph": "star"}, "symmetric, doubly stochastic"),
-        ({"algorithm.exchange": "pairwise"}, "has no common rounds"),
         (
             {
                 "node": [
@@ -122,3 +121,28 @@ def test_where_it_cannot_be_done_the_reason_is_told(keys: dict[str, object], why
         plan(load_config({"algorithm.on_death": "rewire", **nodes, **keys}))
 
     assert [p for p in caught.value.problems if p.key == "algorithm.on_death" and why in p.wrong]
+
+
+PAIRWISE: Mapping[str, object] = {"algorithm.exchange": "pairwise"}
+PUSH: Mapping[str, object] = {"algorithm.exchange": "push", "algorithm.rule": "gossip-learning"}
+
+
+@pytest.mark.parametrize("more", [PAIRWISE, PUSH], ids=["pairwise", "push"])
+@pytest.mark.parametrize(("graph", "dead"), [("star", [0]), ("path", [3, 2])])
+def test_in_asynchronous_exchanges_those_around_the_dead_meet_too(
+    more: Mapping[str, object], graph: str, dead: list[int]
+) -> None:
+    late = run(graph, dead, "rewire", 600, **more)
+
+    assert np.ptp(living(late, dead), axis=0).max() < 1e-6
+    assert np.ptp(living(run(graph, dead, "self", 600, **more), dead), axis=0).max() > 1e-2
+    # and what pairwise holds together has stayed the same since
+    if more is PAIRWISE:
+        early = run(graph, dead, "rewire", 60, **more)
+        assert np.abs(living(early, dead).sum(0) - living(late, dead).sum(0)).max() < 1e-12
+
+
+def test_push_goes_around_the_dead_of_a_directed_graph() -> None:
+    result = run("directed-ring", [2], "rewire", 600, **PUSH, **{"topology.weights": "uniform"})
+
+    assert np.ptp(living(result, [2]), axis=0).max() < 1e-6

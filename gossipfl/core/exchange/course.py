@@ -132,6 +132,16 @@ class Course:
         return self._news.resets
 
     @property
+    def ends(self) -> Mapping[int, Edge]:
+        """The same, as every exchange has them."""
+        return self._ends.by_peer
+
+    @property
+    def begun(self) -> bool:
+        """Has training begun?"""
+        return self.phase is not Phase.MEETING
+
+    @property
     def inc(self) -> int:
         """This node's incarnation."""
         return self._ends.inc

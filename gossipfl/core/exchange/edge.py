@@ -154,6 +154,11 @@ class Edge:
         return True
 
     @property
+    def owes(self) -> bool:
+        """Is a payload out that the peer has neither counted nor refused?"""
+        return bool(self.out)
+
+    @property
     def done(self) -> bool:
         """The peer has said goodbye."""
         return self.heard >= LAST

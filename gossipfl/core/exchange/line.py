@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gossipfl.core.events import Effect, Note, PeerDown, Received, Send
 from gossipfl.core.exchange.agree import differs
 from gossipfl.core.exchange.sessions import Sessions
 from gossipfl.core.messages import LAST, Hello, Nothing, Refuse, Stop, Vectors, Welcome
+from gossipfl.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from gossipfl.topology.rewire import Rewiring
 
 
 class Post(NamedTuple):
@@ -21,6 +25,7 @@ class Post(NamedTuple):
     phases: int  # local phases it makes
     about: Mapping[str, object]  # what peers must agree on
     inc: int = 0  # incarnation: another one for a process that follows another and has none of its exchanges
+    rewiring: Rewiring | None = None  # how those are got around who die; None: they are done without
 
 
 class Kept(NamedTuple):
@@ -39,12 +44,19 @@ class Line:
     up: bool = False  # hello and welcome have passed
     gone: bool = False  # the peer will not come back
     done: bool = False  # the peer has made its local phases
+    extra: bool = False  # no edge of the graph: around somebody who has died
+    wanted: bool = True  # on an extra line that is not wanted this end begins nothing
     peer_inc: int | None = None
     heard: int = -1  # the peer's last number that was acted on
     seen: int = -1  # the peer's last number that came at all: one that was declined is not answered later
     asked: Kept | None = None  # own ask that is neither answered nor declined
     taken: int = -1  # own last ask whose answer was taken
     answered: Kept | None = None  # the last answer to the peer's asks
+
+    @property
+    def owes(self) -> bool:
+        """Is an exchange under way, or an answer to be given again?"""
+        return self.asked is not None or self.answered is not None
 
     @property
     def last(self) -> int:
@@ -62,15 +74,41 @@ class Lines:
         self.halted = False  # somebody has seen enough
         self._phases = post.phases
         self._about, self._inc = post.about, post.inc
+        self._node, self._rewiring = post.node, post.rewiring
         self._sessions = Sessions()
 
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone."""
-        return tuple(j for j, line in self.by_peer.items() if not (line.up or line.gone))
+        return tuple(
+            j
+            for j, line in self.by_peer.items()
+            if not (line.up or line.gone) and (line.owes or not line.extra)
+        )
 
     def up(self) -> tuple[int, ...]:
-        """The neighbours whose line stands, ascending."""
-        return tuple(j for j, line in self.by_peer.items() if line.up)
+        """The neighbours whose line stands, those around the dead among them, ascending."""
+        return tuple(j for j, line in self.by_peer.items() if line.up and line.wanted)
+
+    def lost(self, dead: Collection[int]) -> list[Effect]:
+        """These nodes are gone for good, and no others: whom else there is to exchange with. An exchange
+        needs no agreement on that; who is asked by somebody whom it does not want answers."""
+        if self._rewiring is None:
+            raise LocalProtocolError("Lost: nobody is got around here")
+        wanted = self._rewiring.peers(self._node, dead)
+        for j in wanted:
+            self.meet(j)
+        for line in self.by_peer.values():
+            line.wanted = not line.extra or line.peer in wanted
+        return []
+
+    def meet(self, peer: int) -> None:
+        """Have an end of a line to this node, which may have heard of a death first."""
+        if self._rewiring is None or peer in self.by_peer or peer == self._node:
+            return
+        if 0 <= peer < self._rewiring.n:
+            self.by_peer[peer] = Line(peer, extra=True, wanted=False)
+            for j in sorted(self.by_peer):  # ascending, as it is everywhere
+                self.by_peer[j] = self.by_peer.pop(j)
 
     def settled(self) -> bool:
         """Everyone has said goodbye: this node, and every neighbour whose line stands."""
@@ -86,7 +124,8 @@ class Lines:
         """
         if self.halted or self.parted or self.phases >= self._phases:
             return True
-        done = [line.done for line in self.by_peer.values() if line.done or not line.gone]
+        lines = [line for line in self.by_peer.values() if line.wanted]
+        done = [line.done for line in lines if line.done or not line.gone]
         return 2 * self.phases < self._phases and bool(done) and all(done)
 
     def rounds(self) -> int:
@@ -118,6 +157,7 @@ class Lines:
 
     def dialled(self, peer: int, session: int) -> list[Effect]:
         """A connection that this end dialled is open: greet."""
+        self.meet(peer)
         line = self.by_peer[peer]
         self._close(line)
         line.session = session
@@ -128,6 +168,7 @@ class Lines:
         """A hello or welcome: what to do, and the line if it stands now."""
         hello, peer, session = event.message, event.peer, event.session
         assert isinstance(hello, Hello)
+        self.meet(peer)
         line, answer = self.by_peer.get(peer), not isinstance(hello, Welcome)
         reason = "not a neighbor here" if line is None else differs(self._about, hello.about)
         if line is None or reason is not None:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from gossipfl.core.events import Effect, Event
+
+
+class End(Protocol):
+    """What every exchange knows of one end of a line."""
+
+    peer: int
+    session: int | None
+    up: bool  # hello and welcome have passed
+    extra: bool  # no edge of the graph: around somebody who has died
+    wanted: bool  # an extra one that is not wanted carries nothing that begins here
+
+    @property
+    def done(self) -> bool:
+        """Has the peer made all its rounds?"""
+
+    @property
+    def owes(self) -> bool:
+        """Is something under way that the line has to stand for again?"""
 
 
 class Machine(Protocol):
@@ -19,6 +38,14 @@ class Machine(Protocol):
     @property
     def rounds(self) -> int:
         """How many rounds (asynchronous exchanges: local phases) this node makes, as far as is known."""
+
+    @property
+    def begun(self) -> bool:
+        """Has training begun?"""
+
+    @property
+    def ends(self) -> Mapping[int, End]:
+        """This node's ends of its lines, by peer."""
 
     def missing(self) -> tuple[int, ...]:
         """The neighbours that are neither up nor known to be gone: who is waited for at the start."""

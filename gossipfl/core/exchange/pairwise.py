@@ -20,6 +20,7 @@ that an ask.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from gossipfl import draw
@@ -106,8 +107,8 @@ class Pairwise:
                 effects = self._go_on()
             case Leave():
                 raise LocalProtocolError("Leave: in pairwise a node leaves by closing its lines")
-            case Lost():
-                raise LocalProtocolError("Lost: in pairwise nobody is got around")
+            case Lost(nodes):
+                effects = self.lines.lost(nodes)
             case Renew():
                 raise LocalProtocolError("Renew: in pairwise there is no rule that could begin anew")
             case Stepped():
@@ -145,6 +146,16 @@ class Pairwise:
     def silent(self) -> tuple[int, ...]:
         """Who is waited for at the end."""
         return self.lines.silent()
+
+    @property
+    def ends(self) -> Mapping[int, Line]:
+        """This node's ends of its lines, by peer."""
+        return self.lines.by_peer
+
+    @property
+    def begun(self) -> bool:
+        """Has training begun?"""
+        return self._x is not None
 
     # ------------------------------------------------------------------ asking
 

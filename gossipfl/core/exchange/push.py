@@ -18,6 +18,7 @@ with one local phase, so that there is something to send; one that nobody can se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gossipfl import draw
@@ -132,8 +133,8 @@ class Push:
                 effects = self.lines.halt()
             case Leave():
                 raise LocalProtocolError("Leave: in push a node leaves by closing its lines")
-            case Lost():
-                raise LocalProtocolError("Lost: in push nobody is got around")
+            case Lost(nodes):
+                effects = self.lines.lost(nodes)
             case Renew():
                 raise LocalProtocolError("Renew: in push there is no rule that could begin anew")
             case Stepped():
@@ -182,6 +183,16 @@ class Push:
         """Of the node's own model; never less than it was, unless models walk."""
         return self._own.age
 
+    @property
+    def ends(self) -> Mapping[int, Line]:
+        """This node's ends of its lines, by peer."""
+        return self.lines.by_peer
+
+    @property
+    def begun(self) -> bool:
+        """Has training begun?"""
+        return self._x is not None
+
     # ------------------------------------------------------------------ sending
 
     def _tick(self, now: float) -> list[Effect]:
@@ -207,7 +218,7 @@ class Push:
         return effects
 
     def _send(self) -> list[Effect]:
-        up = [j for j in self.lines.up() if j in self._terms.to]
+        up = [j for j in self.lines.up() if j in self._terms.to or self.lines.by_peer[j].extra]
         if not up:
             return []
         self.sends += 1
@@ -292,7 +303,7 @@ class Push:
         effects = self._react()
         if self.lines.over():
             return effects + self._settle()
-        alone = not any(j in self._terms.comes for j in self.lines.up())
+        alone = not any(j in self._terms.comes or self.lines.by_peer[j].extra for j in self.lines.up())
         if self._inbox:
             theirs = self._inbox.pop(next(iter(self._inbox)))
             self._judge(theirs)
