@@ -360,10 +360,12 @@ def _had_time(trial: Trial, survivors: list[int]) -> bool:
     rounds = Counter(
         int(str(r["node"])) for r in trial.records if r["kind"] == "round" and float(str(r["time"])) > last
     )
+    # who is done with its pushes waits for nobody who is left alone, for longer than these runs last
+    alone = any(r["kind"] == "quarantined" for r in trial.records)
     enough = ENOUGH * (3 if trial.config.swarm.rounds > CHAOS + TAIL else 1)
-    return all(rounds[i] >= enough for i in survivors) and not (
-        slow and trial.config.algorithm.exchange != "rounds"
-    )
+    exchange = trial.config.algorithm.exchange
+    idle = (slow and exchange != "rounds") or (alone and exchange == "push")
+    return all(rounds[i] >= enough for i in survivors) and not idle
 
 
 def _connected(trial: Trial, survivors: list[int]) -> bool:

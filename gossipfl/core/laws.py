@@ -236,8 +236,12 @@ def check_on_death(name: str, rule: Rule, schedule: Schedule, first: Mixing, fou
         found.broken(key, f"{name} exchanges nothing", right)
     elif rule.per_link or others:
         why = f"rewire gives W other edges while it runs, and {name} needs "
-        needs = [NEEDS[need] for need in NEEDS if need in others - {"lambda-min"}]
-        found.broken(key, why + (needs[0] if needs else "the edges it began with"), f"{right}, or rule dpsgd")
+        needs = [NEEDS[need] for need in NEEDS if need in others - {"lambda-min", "column-stochastic"}]
+        if "column-stochastic" in others:
+            why = f"{name} needs a weight for what it is sent, also from whom it does not expect it yet"
+        else:
+            why += needs[0] if needs else "the edges it began with"
+        found.broken(key, why, f"{right}, or rule dpsgd")
     elif schedule.length != 1:
         found.broken(
             key, "rewire needs the same W in every round", f"{right}, or a static graph and every = 1"
