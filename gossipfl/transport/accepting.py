@@ -189,15 +189,10 @@ class Accepting:
         if self._router not in ready:
             return events
         at = self._signs.now()
-        for _ in readable(self._router):
-            key = self._router.recv(NOBLOCK)
-            line = self._accepted.get(key)
-            if line is None:
-                first = self._router.recv(NOBLOCK, copy=False)
-                line, head = self._met(key, first), first.bytes
-            else:
-                head = self._router.recv(NOBLOCK)
-            frames = self._sockets.rest(self._router, [head])
+        for _ in readable(self._router, self._sockets.enough(len(self._routes))):
+            key, head = self._router.recv(NOBLOCK), self._router.recv(NOBLOCK, copy=False)
+            line = self._accepted.get(key) or self._met(key, head)
+            frames = self._sockets.message(head, self._router)
             if line.peer is not None and (line.peer, line.session) not in self._routes:
                 continue  # a session that is over: discarded unread
             if self.beside is not None and line.peer is not None:

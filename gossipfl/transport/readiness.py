@@ -106,9 +106,14 @@ def poller() -> Poller:
     return Descriptors() if hasattr(select, "poll") else Libzmq()
 
 
-def readable(socket: Socket) -> Iterator[None]:
-    """Once for each message that there is: to be read before the next is asked for."""
-    while socket.get(EVENTS) & POLLIN:  # type: ignore[operator]
+def readable(socket: Socket, enough: float = math.inf) -> Iterator[None]:
+    """Once for each message of a socket that has one: to be read before the next is asked for. After `enough`
+    of them it is not asked whether there are more: the next `poll` does. (Asking takes longer than reading.)
+    """
+    count = 1
+    yield
+    while count < enough and socket.get(EVENTS) & POLLIN:  # type: ignore[operator]
+        count += 1
         yield
 
 

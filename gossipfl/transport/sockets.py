@@ -17,7 +17,6 @@ from gossipfl.transport.readiness import Socket, poller, readable
 from gossipfl.transport.wire import Buffer
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
-MORE: Final = int(zmq.RCVMORE)
 SOME: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 #: Bytes that the system may hold back on a line between machines.
@@ -65,6 +64,7 @@ class Sockets:
         self.context: zmq.Context[Socket] = zmq.Context()
         self.poller = poller()
         self.received_bytes = 0
+        self.thorough = False  # is all that has come to be read?
 
     def open(self, kind: int, address: str) -> Socket:
         """A socket for an address; it is neither bound nor connected."""
@@ -99,17 +99,24 @@ class Sockets:
         monitor.close(linger=0)
 
     def messages(self, socket: Socket) -> Iterator[list[Buffer]]:
-        """The messages that are there, each as its frames."""
-        for _ in readable(socket):
-            yield self.rest(socket, [socket.recv(NOBLOCK)])
+        """Messages of a line that has some, each as its frames."""
+        for _ in readable(socket, self.enough(1)):
+            yield self.message(socket.recv(NOBLOCK, copy=False), socket)
 
-    def rest(self, socket: Socket, frames: list[Buffer]) -> list[Buffer]:
-        """The frames of a message, of which some are read: headers are copied, numbers stay in place."""
-        while socket.get(MORE):
-            frames.append(socket.recv(NOBLOCK, copy=False).buffer)
-        for frame in frames:
-            self.received_bytes += len(frame)
+    def message(self, head: zmq.Frame, socket: Socket) -> list[Buffer]:
+        """The frames of a message, of which the first is read: headers are copied, numbers stay in place."""
+        frames, more = list[Buffer]([head.bytes]), head.more
+        while more:
+            frame = socket.recv(NOBLOCK, copy=False)
+            frames.append(frame.buffer)
+            more = frame.more
+        for one in frames:
+            self.received_bytes += len(one)
         return frames
+
+    def enough(self, lines: int) -> float:
+        """After how many messages it need not be asked for more: a round has one of each of its lines."""
+        return math.inf if self.thorough or self.limits.abroad else lines
 
 
 Sending = Sequence[Buffer | zmq.Frame]

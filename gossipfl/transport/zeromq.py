@@ -354,6 +354,7 @@ class ZeroMQ:
         # lines.
         ending = self._ending
         self._made = self._laid = None
+        self._sockets.thorough = bool(ending)
         waits = self._accepting.due()
         for limit in (SETTLE if ending else None, waits, self._dialling.redial(), self._beat_if_due()):
             if limit is not None and (timeout is None or limit < timeout):
