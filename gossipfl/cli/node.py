@@ -47,11 +47,11 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
       gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first --resume
     """
     from gossipfl.cli.frame import note_line
-    from gossipfl.config import load_config
+    from gossipfl.config.apart import load_apart
     from gossipfl.drivers.folder import run_folder
     from gossipfl.drivers.naming import node_name
 
-    loaded = load_config(config, settings)
+    loaded = load_apart(config, settings)
     own = node_name(loaded, name, os.environ)
     from gossipfl.drivers import lan, resuming  # torch takes its time: mistakes in the file are told before
 

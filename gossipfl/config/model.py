@@ -76,9 +76,14 @@ class Config(Section):
         `[[node]]` is a section too, name -> table, and so is `[[fault]]`, number -> table; only there if
         there are any.
         """
-        found = self.model_dump(mode="python", exclude={"node", "fault"})
+        found: dict[str, dict[str, object]] = self.table()  # type: ignore[assignment]
+        del found["node"], found["fault"]
         if self.node:
-            found["node"] = {peer.name: peer.model_dump(exclude={"name"}) for peer in self.node}
+            tables = {peer.name: peer.table() for peer in self.node}
+            found["node"] = {
+                name: {key: value for key, value in table.items() if key != "name"}
+                for name, table in tables.items()
+            }
         if self.fault:
             found["fault"] = {str(k): fault_table(fault) for k, fault in enumerate(self.fault, start=1)}
         return found
@@ -89,7 +94,7 @@ class Config(Section):
         tables.pop("node", None)
         tables.pop("fault", None)
         arrays = {
-            "node": [peer.model_dump() for peer in self.node],
+            "node": [peer.table() for peer in self.node],
             "fault": list(map(fault_table, self.fault)),
         }
         return toml_document(tables, **arrays)

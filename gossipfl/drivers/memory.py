@@ -29,6 +29,11 @@ SMALL: Final = 2**20
 #: Bytes of the pieces by which what lies free between others is used up, and how many are taken at a time.
 _PIECES: Final = (4096, 3072, 2048, 1536, *range(1024, 16, -16))
 _AT_ONCE: Final = 50
+#: The largest piece that Python takes from pools of its own, how much larger each kind is than the one
+#: before, the size of a pool, and where its first piece lies.
+_POOLED, _STEP, _POOL, _FIRST = 512, 16, 16_384, 48
+#: Pieces of a kind after which its pools are left as they are, full or not.
+_ENOUGH: Final = 20_000
 
 
 class _Held(ctypes.Structure):
@@ -73,6 +78,7 @@ def seal(model: int) -> None:
     if model < SMALL:
         with suppress(OSError, AttributeError):  # not glibc, or an old one
             _fill(ctypes.CDLL(None))
+        _fill_pools()
         if sys.platform == "linux":
             with suppress(OSError, AttributeError):
                 ctypes.CDLL(None).prctl(_NO_HUGE_PAGES, 1, 0, 0, 0)
@@ -91,6 +97,23 @@ def _fill(libc: ctypes.CDLL) -> None:
             if left > before - size * _AT_ONCE // 2:  # most came from the end
                 break
     libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def _fill_pools() -> None:
+    """The same in Python's own pools: use up what is free of each size, until one is begun that was empty."""
+    take = ctypes.pythonapi.PyObject_Malloc
+    take.restype, take.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    for size in range(_STEP, _POOLED + 1, _STEP):
+        begun = last = 0  # where pieces lie side by side from the first of a pool on
+        for _ in range(_ENOUGH):
+            at = take(size)
+            if at % _POOL == _FIRST:
+                begun = at
+            elif not last < at <= last + 2 * size:  # the number that tells where takes one, too
+                begun = 0
+            last = at
+            if begun and at > begun + 2 * size:
+                break
 
 
 def _between(libc: ctypes.CDLL) -> int:
