@@ -146,10 +146,13 @@ def test_it_goes_on_bit_for_bit_however_often_it_is_stopped(tmp_path: Path) -> N
 )
 def test_in_asynchronous_exchanges_the_leaves_meet_too(keys: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "script.toml"
-    script.write_text('[[fault]]\nkind = "kill"\nround = 5\nnode = 0\n')
+    kill = '[[fault]]\nkind = "kill"\nround = 5\nnode = 0\n'
+    # phases of a millisecond or two, so that the leaves are not done before they hear of it
+    pace = [f'[[fault]]\nkind = "slow"\nat = 0\nnode = {i}\nfactor = 30.0\n' for i in (1, 2, 3)]
+    script.write_text("".join([kill, *pace]))
     more = {
         "swarm.nodes": 4,
-        "swarm.rounds": 3000,
+        "swarm.rounds": 1500,
         "topology.graph": "star",
         "algorithm.on_death": "rewire",
         "train.task": "consensus",
