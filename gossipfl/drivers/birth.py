@@ -12,6 +12,7 @@ from gossipfl.config import load_config
 from gossipfl.drivers.life import live
 from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan, plan
+from gossipfl.drivers.turns import take_turns
 from gossipfl.learning.workload import Workload, workload
 
 
@@ -29,6 +30,7 @@ def _settle_in() -> None:
 def born(made: Plan, load: Workload, place: Place, control: Connection) -> None:
     """The life of a node that was forked."""
     _settle_in()
+    take_turns(made.n)
     live(made, load, place, control)
 
 
