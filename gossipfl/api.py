@@ -266,6 +266,8 @@ def _swarm(
                 raise GossipError(f"the nodes ended without a word: {running.last_error()}")
     finally:
         shutil.rmtree(folder / ".parameters", ignore_errors=True)
+        for name in (".models.npz", ".models.part"):  # on their way here, if it is interrupted
+            (folder / name).unlink(missing_ok=True)
         saving.attempt("metrics.jsonl", lambda: merge(folder))
         with suppress(OSError):
             if not (folder / "log.txt").stat().st_size:

@@ -20,7 +20,7 @@ NODES = 8
 #: Seconds after Ctrl-C until no node may live.
 GONE = 2.0
 #: Moments that are recognised, and moments drawn blindly from the seconds that start-up and a short run take.
-MOMENTS = ["folder", "zygote", "node", "nodes", "record", "round 20", "end", "summary"]
+MOMENTS = ["folder", "zygote", "node", "nodes", "record", "round 20", "end", "models", "summary"]
 BLIND = [f"{random.Random(k).uniform(0.3, 4.5):.2f} s" for k in range(6)]
 
 
@@ -35,6 +35,7 @@ def wait_for(moment: str, running: Running, until: Until, rounds: int) -> None:
         "record": lambda: bool(running.records()),
         "round 20": lambda: running.reached(20),
         "end": lambda: running.reached(rounds),
+        "models": lambda: any(running.out.glob(".models*")),
         "summary": (running.out / "summary.json").exists,
     }.get(moment, lambda: time.monotonic() >= running.started_at + seconds)
     until(lambda: running.over() or come(), moment)
@@ -50,7 +51,7 @@ def interrupt(running: Running, until: Until) -> None:
 @pytest.mark.parametrize("moment", MOMENTS + BLIND)
 def test_ctrl_c_ends_everything_and_keeps_the_records(moment: str, start: Start, until: Until) -> None:
     # given: a run that goes on for a while, unless its end is what is waited for
-    rounds = 60 if moment in ("end", "summary") else 3000
+    rounds = 60 if moment in ("end", "models", "summary") else 3000
     running = start("swarm", "--rounds", str(rounds))
     wait_for(moment, running, until, rounds)
 
@@ -62,7 +63,7 @@ def test_ctrl_c_ends_everything_and_keeps_the_records(moment: str, start: Start,
     assert "Traceback" not in ended.stderr
     assert not running.leftovers()
     if ended.code == 0:
-        assert moment in ("end", "summary"), "it was over before it was interrupted"
+        assert moment in ("end", "models", "summary"), "it was over before it was interrupted"
         return
     assert ended.code == 130
     assert len([line for line in ended.stderr.splitlines() if "interrupted" in line]) == 1
