@@ -7,15 +7,12 @@ a node needs to be told from outside comes over `control`: where the others are,
 from __future__ import annotations
 
 import json
-import select
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from typing import Final, Self
 
-import torch
 from torch import Tensor
 
 from gossipfl.core.events import (
@@ -43,17 +40,17 @@ from gossipfl.drivers.keeping import Keeping
 from gossipfl.drivers.meddling import Meddling
 from gossipfl.drivers.neighborhood import Neighborhood, terms
 from gossipfl.drivers.parting import Parting
-from gossipfl.drivers.place import Control, Place, Stale, Stopped
+from gossipfl.drivers.payloads import layout, mail
+from gossipfl.drivers.place import Control, Place, Stale, Stopped, readable
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria
 from gossipfl.errors import Refused
 from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
 from gossipfl.transport.keeper import Keeper
-from gossipfl.transport.mail import Mail
 from gossipfl.transport.pulse import Pulse
 from gossipfl.transport.shared import Shelf
-from gossipfl.transport.wire import Layout, Who, frame
+from gossipfl.transport.wire import Who, frame
 from gossipfl.transport.zeromq import ZeroMQ
 
 #: What is to be seen by whoever watches as soon as it happens.
@@ -101,7 +98,7 @@ class Connected:
             shapes = shapes._replace(chunk=frame(shapes))
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat)
             if place.commons is not None:
-                self.transport.share(place.commons, self._shelf, _mail(place))
+                self.transport.share(place.commons, self._shelf, mail(place))
             self.keeper = Keeper(place.node, place.beats, self.transport, beat, health)
         else:
             shapes = shapes._replace(chunk=CHUNK)
@@ -124,7 +121,7 @@ class Connected:
         self._stack = ExitStack()
         self._adopted: Adopt | None = None
         self._at: Tensor | None = None  # where the parameters are, if that is known without looking
-        self._has_word = _readable(control)
+        self._has_word = readable(control)
         self._sound = False  # are the parameters known to be finite until the next round is closed?
         self.moved = False  # have the parameters changed since the last round?
         self._left = False
@@ -403,33 +400,3 @@ class Connected:
             self._control.send_bytes(json.dumps(word).encode())
         except OSError:
             raise Stopped("whoever started this node is gone") from None
-
-
-def _mail(place: Place) -> Mail | None:
-    """The boxes of a node, if there are any. A process that goes on with stale state has none: who it was
-    before may have left words in them, or be left some."""
-    boxes = None if place.commons is None else place.commons.boxes
-    if boxes is None:
-        return None
-    if place.anew:
-        boxes.listen(place.node, on=False)
-        return None
-    boxes.keep(place.node)
-    return Mail(boxes, place.node)
-
-
-def layout(plan: Plan, x: Tensor) -> Layout:
-    """What a payload looks like on the wire, of parameters like x [d]."""
-    shapes = plan.recipe.packing.shapes(len(x))
-    types = [getattr(torch, shape.dtype) if shape.dtype else x.dtype for shape in shapes]
-    parts = tuple((shape.size, dtype) for shape, dtype in zip(shapes, types, strict=True))
-    return Layout(parts, tuple(shape.below for shape in shapes), model=((len(x), x.dtype),))
-
-
-def _readable(control: Control) -> Callable[[], bool]:
-    """Is there a word on the line? Its own `poll` makes a selector each time."""
-    if not (isinstance(control, Connection) and hasattr(select, "poll")):
-        return lambda: control.poll(0)
-    waiting = select.poll()
-    waiting.register(control.fileno(), select.POLLIN)
-    return lambda: bool(waiting.poll(0))

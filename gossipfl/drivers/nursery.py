@@ -19,20 +19,18 @@ import uuid
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from gossipfl.drivers import checkpoint, memory
 from gossipfl.drivers.birth import born, can_fork, spawned
-from gossipfl.drivers.connected import layout
+from gossipfl.drivers.child import Child, Run
 from gossipfl.drivers.faults import Faults
 from gossipfl.drivers.forked import Forked, Life
 from gossipfl.drivers.life import PARAMETERS, parameters_paths
 from gossipfl.drivers.outcome import Outcome
+from gossipfl.drivers.payloads import layout
 from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.script import acts
@@ -56,38 +54,13 @@ PATIENCE: Final = 60.0
 Tell = Callable[[Mapping[str, object]], None]
 
 
-@dataclass(slots=True)
-class _Child:
-    """A node's process as the zygote sees it."""
-
-    node: int
-    process: Forked | BaseProcess
-    control: Connection
-    bound: list[str] | None = None
-    begun: float | None = None
-    word: dict[str, Any] | None = None
-    alive: bool = True
-    before: list[str] | None = None  # where the process that this one follows was bound
-    kept: set[int] = field(default_factory=set)  # rounds of its checkpoints
-
-
-class Run(NamedTuple):
-    """Where a run is, when it began, and what it goes on from."""
-
-    folder: Path
-    scratch: Path  # for sockets, and for what does not fit into the run's folder
-    epoch: float
-    resume: Mapping[str, int] = MappingProxyType({})  # node name -> the round of its checkpoint
-    lost: Mapping[str, str] = MappingProxyType({})  # node name -> why it has no part in this any more
-
-
 class Nursery:
     """The nodes' processes: started on entering, none left on leaving."""
 
     def __init__(self, made: Plan, load: Workload, run: Run, tell: Tell) -> None:
         self._plan, self._load, self._run, self._tell = made, load, run, tell
         self._folder, self._scratch = run.folder, run.scratch
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
         self._selector = selectors.DefaultSelector()
         self._stop_by: float | None = None
         self._met = self._unrecorded = False
@@ -177,7 +150,7 @@ class Nursery:
         finally:
             for place, process, (line, its) in zip(places, children, lines, strict=False):
                 its.close()
-                child = _Child(place.node, process, line)
+                child = Child(place.node, process, line)
                 self._selector.register(line, selectors.EVENT_READ, child)
                 self._children[place.node : place.node + 1] = [child]
 
@@ -259,12 +232,12 @@ class Nursery:
         if self._plan.rewiring is not None:
             _send(child, {"lost": sorted(self._lost)})
 
-    def _returns(self, child: _Child) -> bool:
+    def _returns(self, child: Child) -> bool:
         """Is a node whose process has ended to be started again?"""
         returns = self._faults is not None and self._faults.returns(child.node)
         return returns and child.word is None and self._stop_by is None
 
-    def _reintroduce(self, child: _Child) -> None:
+    def _reintroduce(self, child: Child) -> None:
         """A node that was started again is bound: tell it where the others are, and them if it has moved."""
         near = {*self._plan.near(child.node), *self._around.get(child.node, ())}
         bound = {j: self._children[j].bound for j in near if self._children[j].alive}
@@ -276,7 +249,7 @@ class Nursery:
 
     # ------------------------------------------------------------------ words
 
-    def _hear(self, child: _Child) -> None:
+    def _hear(self, child: Child) -> None:
         if not child.alive:
             return  # its process has been followed by another
         try:
@@ -309,7 +282,7 @@ class Nursery:
                 self._stop(PATIENCE)
         self._introduce()
 
-    def _ended(self, child: _Child) -> None:
+    def _ended(self, child: Child) -> None:
         self._selector.unregister(child.control)
         child.control.close()
         child.process.join()
@@ -411,7 +384,7 @@ class Nursery:
         )
 
 
-def _send(child: _Child, word: dict[str, object]) -> None:
+def _send(child: Child, word: dict[str, object]) -> None:
     try:
         child.control.send_bytes(json.dumps(word).encode())
     except OSError:

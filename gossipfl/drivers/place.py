@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import select
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -49,3 +52,12 @@ class Control(Protocol):
     def poll(self, timeout: float) -> bool: ...
     def recv_bytes(self) -> bytes: ...
     def send_bytes(self, raw: bytes) -> None: ...
+
+
+def readable(control: Control) -> Callable[[], bool]:
+    """Is there a word on the line? Its own `poll` makes a selector each time."""
+    if not (isinstance(control, Connection) and hasattr(select, "poll")):
+        return lambda: control.poll(0)
+    waiting = select.poll()
+    waiting.register(control.fileno(), select.POLLIN)
+    return lambda: bool(waiting.poll(0))

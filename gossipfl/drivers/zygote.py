@@ -24,8 +24,9 @@ from typing import Any
 
 from gossipfl.config import load_config
 from gossipfl.drivers import checkpoint, gpu, memory, room
+from gossipfl.drivers.child import Run
 from gossipfl.drivers.keep import save_array, save_models
-from gossipfl.drivers.nursery import Nursery, Run, Tell
+from gossipfl.drivers.nursery import Nursery, Tell
 from gossipfl.drivers.outcome import summarize
 from gossipfl.drivers.plan import plan
 from gossipfl.drivers.resuming import require_same_data
