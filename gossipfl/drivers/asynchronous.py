@@ -38,6 +38,9 @@ class AsynchronousNode(Node):
 
     # ------------------------------------------------------------------ life
 
+    def _came_back(self) -> bool:
+        return super()._came_back() or self._walk.machine.lines.returned
+
     def train(self) -> None:
         """All local phases. Raises TrainingDiverged with the parameters back at the last one's start."""
         self._begin()
@@ -56,6 +59,7 @@ class AsynchronousNode(Node):
             self._step()
             self._complain()
             self._let_go()
+            self._tell_stay()
         if self.rounds < self._plan.rounds and not self._due():
             self._evaluate()
         self.moved = True

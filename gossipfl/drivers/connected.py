@@ -125,6 +125,7 @@ class Connected:
         self._sound = False  # are the parameters known to be finite until the next round is closed?
         self.moved = False  # have the parameters changed since the last round?
         self._left = False
+        self._stayed = False  # has it been said for whom it stays after its last round?
         self._told = (0, 0)
         self._sent_before = 0  # bytes, by the process that this one goes on from
         self._mix_s = self._wait_s = 0.0

@@ -17,6 +17,7 @@ from gossipfl.drivers.abroad import EVERY
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
+from gossipfl.drivers.parting import PARTING
 from gossipfl.drivers.place import OLD, REJOIN, Place
 from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, sound, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
@@ -126,6 +127,16 @@ class Node(Connected):
         while not self._left:
             self._turn(EVERY)
             self._let_go()
+            self._tell_stay()
+
+    def _tell_stay(self) -> None:
+        """Say once for whom this node stays, if they are not there."""
+        if self._stayed or self.now - self.ended < PATIENCE:
+            return
+        self._stayed = True
+        names = ", ".join(self._plan.config.names[j] for j in self.machine.missing())
+        if names:
+            self._say_note(f"has made all rounds; stays up to {PARTING:g} s for {names}, not there now")
 
     def _look(self) -> None:
         """Among machines: say for whom this node waits; go, if it does not agree with them."""

@@ -72,6 +72,7 @@ class Lines:
         self.phases = 0  # local phases made
         self.parted = False  # goodbye has been said
         self.halted = False  # somebody has seen enough
+        self.returned = False  # a neighbor has heard more of this node than it knows to have said
         self._phases = post.phases
         self._about, self._inc = post.about, post.inc
         self._node, self._rewiring = post.node, post.rewiring
@@ -200,6 +201,8 @@ class Lines:
         return note, line if stood else None
 
     def _meet(self, line: Line, hello: Hello) -> list[Effect]:
+        if hello.peer_inc is not None and (hello.peer_inc != self._inc or hello.heard > line.last):
+            self.returned = True
         if hello.inc != line.peer_inc or hello.peer_inc != self._inc:  # one does not remember the other
             line.asked = line.answered = None
             line.heard = line.seen = hello.sent
