@@ -18,6 +18,8 @@ from gossipfl.drivers.plan import plan
 BATCH: Final = 8
 SECONDS: Final = 0.9  # of bare rounds in a turn
 SHARE: Final = 5  # the nodes make so much fewer of them: they take longer
+#: Rounds of nodes in a turn, at least: in the first ones big vectors get their memory, which takes long.
+ENOUGH: Final = 40
 CROWD: Final = (
     16  # nodes whose processes can be looked at while a turn of them lasts; of more it lasts longer
 )
@@ -54,7 +56,7 @@ def measure(case: Case, say: Say) -> Row:
     say("bare processes")
     bare_count = case.rounds or _rounds(bare)
     longer = min(8, max(1, case.nodes // CROWD))
-    rounds = case.rounds or max(8, longer * bare_count // SHARE)
+    rounds = case.rounds or max(ENOUGH, longer * bare_count // SHARE)
     exchange = _config(case, transport, rounds)
     units = hidden(case.parameters)
     training = _config(case, transport, rounds, units)
