@@ -117,6 +117,8 @@ class Rounds(Course):
     def _go_on(self, x: Tensor, standing: Standing) -> list[Effect]:
         if standing.state is not None:
             self.work.state = standing.state
+        if self.round >= self.rounds:
+            self.work.stand(x, self.round)
         if not standing.decided or self.round >= self.rounds:
             return self._open_round(x)
         self.phase, self.work.x = Phase.TRAINING, x

@@ -111,6 +111,15 @@ class Work:
         after, self.state = self._absorb()
         return after.x - before.x
 
+    def stand(self, x: Tensor, round: int) -> None:
+        """A process goes on at x `[d]` after its last round, of which it has nothing: what is still to come
+        counts as it would in a round in which nothing was learned and nothing came or went."""
+        row = self._row(max(0, round - 1))
+        self.x = self.after = x
+        self.emit(x, x, round, 1.0)
+        withheld = frozenset(row.receivers) if self.terms.columns else frozenset()
+        self._last = (self.state, Intake(row, {}, (), tuple(row.neighbors), withheld))
+
     def let_go(self) -> None:
         """The last round will not be asked for again: let go of what was received."""
         self._last = NOTHING
