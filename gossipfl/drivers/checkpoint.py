@@ -180,10 +180,11 @@ def lead(config: Config) -> int:
 def prune(folder: Path, base: int | None, most: int = KEEP) -> None:
     """Let go of what nobody goes back to: what is older than `base` and not one of the newest two; base None:
     of all but two. At most `most` are kept, of which `base` is one, however far this node is ahead of the
-    others."""
+    others; where it has let go of that round before it was told, the newest before it."""
     found = rounds(folder)
     newest = found[-KEEP:]
-    kept = newest if base is None else [r for r in found if r >= base]
+    before = [r for r in found if base is not None and r <= base][-1:]
+    kept = newest if base is None else [*before, *(r for r in found if r > base)]
     if len(kept) > most:
         kept = [kept[0], *kept[1 - most :]]
     for round in found:

@@ -181,6 +181,8 @@ def test_the_newest_two_are_kept_and_everything_that_somebody_may_go_back_to(tmp
     assert checkpoint.rounds(folder) == [4, 5, 6, 7, 8]
     checkpoint.prune(folder, base=4, most=3)
     assert checkpoint.rounds(folder) == [4, 7, 8]
+    checkpoint.prune(folder, base=6, most=3)  # let go of before it was told
+    assert checkpoint.rounds(folder) == [4, 7, 8]
     checkpoint.prune(folder, None)
     assert checkpoint.rounds(folder) == [7, 8]
 
