@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossipfl.draw import Purpose, seed64
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.learning.batches import Samples, Stream
+from gossipfl.learning.batches import Index, Samples, Stream
 from gossipfl.learning.task import Task, torch_dtype
 
 #: Floating-point operations of an optimizer step from which on a GPU pays: below, telling it what to do takes
@@ -76,7 +76,7 @@ def probe(task: Task, module: nn.Module, train: Samples, test: Samples, batch: i
 
     Raises ConfigError where the model, the loss, the metrics and the data do not fit together.
     """
-    index = Stream(0, 0, np.arange(min(batch, len(train)))).take(0, batch)
+    index = _first(train, batch)
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
@@ -110,12 +110,17 @@ def device(name: str, work: Callable[[], float]) -> torch.device:
     return torch.device(name)
 
 
+def _first(train: Samples, batch: int) -> Index:
+    """The samples of a batch on which something is tried."""
+    return Stream(0, 0, np.arange(min(batch, len(train)))).take(0, batch)
+
+
 def work(task: Task, module: nn.Module, train: Samples, batch: int) -> float:
     """Floating-point operations of a loss and its gradient on one batch, as PyTorch counts them: of products
     and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    index = Stream(0, 0, np.arange(min(batch, len(train)))).take(0, batch)
+    index = _first(train, batch)
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
         inputs, targets = train.batch(index)
         task.loss(module.train()(inputs), targets).backward()  # type: ignore[no-untyped-call]
