@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -177,18 +177,10 @@ def lead(config: Config) -> int:
     return config.swarm.nodes * config.algorithm.every
 
 
-def prune(folder: Path, base: int | None, most: int = KEEP) -> None:
-    """Let go of what nobody goes back to: what is older than `base` and not one of the newest two; base None:
-    of all but two. At most `most` are kept, of which `base` is one, however far this node is ahead of the
-    others; where it has let go of that round before it was told, the newest before it."""
-    found = rounds(folder)
-    newest = found[-KEEP:]
-    before = [r for r in found if base is not None and r <= base][-1:]
-    kept = newest if base is None else [*before, *(r for r in found if r > base)]
-    if len(kept) > most:
-        kept = [kept[0], *kept[1 - most :]]
-    for round in found:
-        if round not in kept and round not in newest:
+def prune(folder: Path, stay: Container[int]) -> None:
+    """Let go of all rounds but these."""
+    for round in rounds(folder):
+        if round not in stay:
             remove(_place(folder, round))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +27,6 @@ class Child:
     word: dict[str, Any] | None = None
     alive: bool = True
     before: list[str] | None = None  # where the process that this one follows was bound
-    kept: set[int] = field(default_factory=set)  # rounds of its checkpoints
 
 
 class Run(NamedTuple):

@@ -85,8 +85,7 @@ class Connected:
         self._keeping = Keeping(
             config, place.node, place.folder, about, lambda text: self.say({"note": text})
         )
-        if lan is None and isinstance(self.machine, Rounds):
-            self._keeping.base = 0  # until it is told, all may have to go back to the first
+        self._keeping.hold = place.hold
         self._held: list[Effect] = []  # what waits until the closed round is taken up, and safe
         records = place.folder / "records" / f"{self._name}.jsonl"
         shapes = layout(plan, self.learner.vector)
@@ -388,12 +387,19 @@ class Connected:
                         self.transport.dial(j, addresses[j][0])
             if "fault" in word and self._meddling is not None:
                 self._meddling.word(word["fault"])
-            if "base" in word and self._keeping.base is not None:
-                self._keeping.base = word["base"]
+            if ("pin" in word or "base" in word) and self._keeping.hold is not None:
+                self._keeping.hold = self._keeping.hold.told(word)
+                if "pin" in word:
+                    self._tell_kept()
             for j in word.get("gone", ()):
                 if j in self._peers:
                     self._handle(PeerDown(j, None, gone=True))
                     self.transport.forget(j)
+
+    def _tell_kept(self) -> None:
+        """Tell what is on the disk, if all are to have a round in common there."""
+        if self._keeping.hold is not None:
+            self.say({"checkpoints": self._keeping.rounds(), "pin": self._keeping.hold.pin})
 
     def say(self, word: dict[str, object]) -> None:
         """Tell whoever started this node, over the control line."""

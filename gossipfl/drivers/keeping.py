@@ -12,6 +12,7 @@ from gossipfl.config import Config
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree, anew, from_tree, to_tree
 from gossipfl.drivers import checkpoint
+from gossipfl.drivers.common_round import Hold, stay
 from gossipfl.drivers.resuming import HASHES
 from gossipfl.learning.training import Learner
 
@@ -45,7 +46,7 @@ class Keeping:
         self._every = config.swarm.checkpoint_every
         self._last = 0  # the round of the last one
         self._told = False  # that one could not be written
-        self.base: int | None = None  # everyone has it: nobody goes back further; None: nobody tells
+        self.hold: Hold | None = None  # what is kept for the others
         self._most = checkpoint.KEEP + (-(-checkpoint.lead(config) // self._every) if self._every else 0)
 
     def due(self, round: int) -> bool:
@@ -79,8 +80,12 @@ class Keeping:
             self._told = True
             return None
         self._told = False
-        checkpoint.prune(self.folder, self.base, self._most)
+        checkpoint.prune(self.folder, stay(self.rounds(), self.hold, self._most))
         return size
+
+    def rounds(self) -> list[int]:
+        """Those of which there is one, ascending."""
+        return checkpoint.rounds(self.folder)
 
     def load(self, round: int, learner: Learner) -> tuple[dict[str, Any], Tree]:
         """Restore the learner of a checkpoint; what it says of the node's life, and the machine's tree.

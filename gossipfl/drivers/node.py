@@ -12,7 +12,7 @@ from gossipfl.core.events import Adopt, Begin, Halt, PeerDown, Renew, Stepped
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.messages import Want
-from gossipfl.drivers import checkpoint, keeping
+from gossipfl.drivers import keeping
 from gossipfl.drivers.abroad import EVERY
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.connected import Connected
@@ -260,7 +260,7 @@ class Node(Connected):
         if size is not None:
             seconds = time.monotonic() - t0
             self.recorder.write("checkpoint", round=self.rounds, time=self.now, bytes=size, seconds=seconds)
-            self.say({"checkpoints": checkpoint.rounds(self._keeping.folder)})
+            self._tell_kept()
 
     def _kept(self) -> Tree:
         assert isinstance(self.machine, Rounds)
@@ -296,7 +296,7 @@ class Node(Connected):
         what = "it has no checkpoint, and its neighbors know it" if none else OLDER
         how = "goes on with a model of theirs" if none or old else "goes on with that model"
         self.say({"note": f"{what}: it {how}, in round {at + 1}"})
-        return self._place._replace(resume=at, borrows=none or old)
+        return self._place._replace(resume=at, borrows=none or old, hold=self._keeping.hold)
 
     def rejoin(self, round: int) -> Self:
         """Begin in that round, as another incarnation, with a neighbor's model. Before `meet`."""

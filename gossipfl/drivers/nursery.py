@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gossipfl.drivers import checkpoint, memory
 from gossipfl.drivers.birth import born, can_fork, spawned
 from gossipfl.drivers.child import Child, Run
+from gossipfl.drivers.common_round import CommonRound, Hold, Word
 from gossipfl.drivers.faults import Faults
 from gossipfl.drivers.forked import Forked, Life
 from gossipfl.drivers.life import PARAMETERS, parameters_paths
@@ -64,7 +65,7 @@ class Nursery:
         self._selector = selectors.DefaultSelector()
         self._stop_by: float | None = None
         self._met = self._unrecorded = False
-        self._base = 0  # no node goes back further than to this round
+        self._common = CommonRound(i for i, name in enumerate(made.config.names) if name not in run.lost)
         self._lost: set[int] = set()  # nodes that are gone for good, and have not finished
         self._around: dict[int, set[int]] = {}  # whose ways around them are told, by node
         self._forking = True
@@ -128,6 +129,8 @@ class Nursery:
     def _place(self, node: int, resume: int | None, lost: str = "", instance: str = "") -> Place:
         listen, beats = self._listen(node)
         where = Place(node, self._folder, self._scratch, listen, beats, self._run.epoch, resume, lost)
+        if self._plan.config.algorithm.exchange == "rounds":
+            where = where._replace(hold=self._common.hold if instance else Hold(resume or 0))
         return where._replace(commons=self._commons, instance=instance, anew=bool(instance))
 
     def _start(self, places: Sequence[Place]) -> None:
@@ -219,13 +222,14 @@ class Nursery:
         if before.alive:
             before.process.kill()
             self._ended(before)
-        kept = checkpoint.rounds(self._folder / checkpoint.FOLDER / self._plan.config.names[node])
+        kept = self._kept(node)
+        self._send_all(self._common.returns(node, kept))
         alive = [c.control.fileno() for c in self._children if c.alive]
         self._ends = array("i", [self._selector.fileno(), *alive])
         place = self._place(node, max(kept, default=None), instance=uuid.uuid4().hex)
         self._start([place._replace(borrows=not kept and self._plan.config.algorithm.exchange == "rounds")])
         child = self._children[node]
-        child.begun, child.kept, child.before = before.begun, set(kept), before.bound
+        child.begun, child.before = before.begun, before.bound
         gone = [c.node for c in self._children if not c.alive and not self._returns(c)]
         if gone:
             _send(child, {"gone": gone})
@@ -271,8 +275,7 @@ class Nursery:
         elif "note" in word:
             self._tell(word)
         elif "checkpoints" in word:
-            child.kept = set(word["checkpoints"])
-            self._rebase()
+            self._send_all(self._common.has(child.node, word["checkpoints"], word["pin"]))
         else:
             if word.get("unrecorded") and not self._unrecorded:
                 self._unrecorded = True
@@ -288,6 +291,7 @@ class Nursery:
         child.process.join()
         child.alive = False
         if self._returns(child):
+            self._send_all(self._common.rests(child.node, self._kept(child.node)))
             return
         if child.word is None or "error" in child.word:
             code = child.process.exitcode
@@ -299,6 +303,9 @@ class Nursery:
             if self._plan.config.swarm.checkpoint_every and self._stop_by is None:
                 checkpoint.mark_lost(self._folder / checkpoint.FOLDER / name, why)
             self._lost.add(child.node)
+            self._send_all(self._common.without(child.node))
+        else:
+            self._send_all(self._common.rests(child.node, self._kept(child.node)))
         self._introduce()
         if child.node in self._lost:  # before they can begin without it
             self._get_around()
@@ -322,14 +329,15 @@ class Nursery:
             if child.alive:
                 _send(child, {"lost": sorted(self._lost), "addresses": new.get(child.node, {})})
 
-    def _rebase(self) -> None:
-        """No node that lives goes back further than to the newest round of which all have a checkpoint."""
-        living = [c for c in self._children if c.alive]
-        base = max(set.intersection(*(c.kept for c in living)), default=0) if living else 0
-        if base > self._base:
-            self._base = base
-            for child in living:
-                _send(child, {"base": base})
+    def _send_all(self, words: Sequence[Word]) -> None:
+        """Tell all what follows for their checkpoints; nothing does where one after the other is stopped."""
+        for word in words if self._stop_by is None else ():
+            for child in self._children:
+                if child.alive:
+                    _send(child, word)
+
+    def _kept(self, node: int) -> list[int]:
+        return checkpoint.rounds(self._folder / checkpoint.FOLDER / self._plan.config.names[node])
 
     def _introduce(self) -> None:
         """When every node that lives is bound: tell each where the others are."""
@@ -384,7 +392,7 @@ class Nursery:
         )
 
 
-def _send(child: Child, word: dict[str, object]) -> None:
+def _send(child: Child, word: Mapping[str, object]) -> None:
     try:
         child.control.send_bytes(json.dumps(word).encode())
     except OSError:

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from gossipfl.drivers.common_round import Hold
 from gossipfl.transport.shared import Commons
 
 #: Seconds that a node that comes back waits for all its neighbours; then one of them is enough.
@@ -42,6 +43,7 @@ class Place(NamedTuple):
     borrows: bool = False  # does it take a neighbor's model, since its own is none, or old?
     commons: Commons | None = None  # the memory that it shares with the other nodes of its swarm
     anew: bool = False  # another life of this node has left payloads there, which may still be read
+    hold: Hold | None = None  # what it keeps for the others
     instance: str = ""  # of a process that follows another one in this run: what tells it from that one
 
 

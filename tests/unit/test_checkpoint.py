@@ -16,6 +16,7 @@ import torch
 
 from gossipfl.config import load_config
 from gossipfl.drivers import checkpoint, resuming
+from gossipfl.drivers.common_round import Hold, stay
 from gossipfl.drivers.keeping import Keeping, Life
 from gossipfl.errors import ConfigError
 from gossipfl.learning import workload
@@ -177,14 +178,17 @@ def test_the_newest_two_are_kept_and_everything_that_somebody_may_go_back_to(tmp
     written(tmp_path, {"node-0": list(range(1, 9))})
     folder = tmp_path / checkpoint.FOLDER / "node-0"
 
-    checkpoint.prune(folder, base=4, most=9)
-    assert checkpoint.rounds(folder) == [4, 5, 6, 7, 8]
-    checkpoint.prune(folder, base=4, most=3)
+    for hold, most, kept in (
+        (Hold(), 8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (Hold(4), 8, [4, 5, 6, 7, 8]),
+        (Hold(4), 3, [4, 7, 8]),
+        (Hold(4, 5), 3, [4, 5, 7, 8]),
+        (Hold(8), 3, [7, 8]),
+        (None, 3, [7, 8]),
+    ):
+        assert sorted(stay(range(1, 9), hold, most)) == kept
+    checkpoint.prune(folder, {4, 7, 8, 9})
     assert checkpoint.rounds(folder) == [4, 7, 8]
-    checkpoint.prune(folder, base=6, most=3)  # let go of before it was told
-    assert checkpoint.rounds(folder) == [4, 7, 8]
-    checkpoint.prune(folder, None)
-    assert checkpoint.rounds(folder) == [7, 8]
 
 
 def test_nothing_goes_before_it_is_known_that_all_have_something_newer(tmp_path: Path) -> None:
@@ -192,12 +196,12 @@ def test_nothing_goes_before_it_is_known_that_all_have_something_newer(tmp_path:
     learner = workload.workload(config).learner(0)
     keeping = Keeping(config, 0, tmp_path, dict.fromkeys(resuming.HASHES, ""), pytest.fail)
 
-    keeping.base = 0
+    keeping.hold = Hold()
     for round in range(1, 5):
         keeping.write(round, Life(0.0, 0.0, 0, 0, None), {}, learner)
     assert checkpoint.rounds(keeping.folder) == [1, 2, 3, 4]
 
-    keeping.base = 4
+    keeping.hold = Hold(4)
     keeping.write(5, Life(0.0, 0.0, 0, 0, None), {}, learner)
     assert checkpoint.rounds(keeping.folder) == [4, 5]
 
@@ -223,7 +227,7 @@ def _writes(folder: str) -> None:
     for round in count(1):
         x = torch.full((200_000,), float(round))
         checkpoint.write(Path(folder), round, {}, {"x": x, "round": round})
-        checkpoint.prune(Path(folder), None)
+        checkpoint.prune(Path(folder), {round, round - 1})
 
 
 def test_a_kill_at_any_instant_leaves_one_that_can_be_read(tmp_path: Path) -> None:
