@@ -16,15 +16,15 @@ import zmq
 
 from gossipfl.core.events import Event, Note, PeerDown, Received
 from gossipfl.core.exchange.agree import INSTANCE
-from gossipfl.core.messages import Hello, Message, Refuse, Welcome
+from gossipfl.core.messages import Data, Hello, Message, Refuse, Welcome
 from gossipfl.core.quarantine import Quarantine, alone, reason
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import WATCHER, Gate, Keys, Left
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.lookout import Lookout
-from gossipfl.transport.readiness import Socket, readable
+from gossipfl.transport.readiness import Socket, more
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sending, Sockets, monitored, send
+from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sending, Sockets, monitored
 from gossipfl.transport.wire import Beat, Buffer, Decoder, Layout, Who, encode
 
 #: How a node is turned away whose name another process bears.
@@ -99,7 +99,7 @@ class Accepting:
             self._keys = line.keys
             self._lookout = None if line.records is None else Lookout(line.records)
             self._gate = Gate(self._sockets.context, line.keys, self._router).__enter__()
-            self._sockets.poller.register(self._gate.news)
+            self._sockets.poller.register(self._gate.news, told=True)
         else:
             self._monitor = self._sockets.watch(self._router, zmq.EVENT_DISCONNECTED)
         self._sockets.poller.register(self._router)
@@ -158,10 +158,14 @@ class Accepting:
 
     def send(self, route: bytes, frames: Sending) -> None:
         """Queue frames. Raises ZMQError: the connection is over."""
-        self._sockets.poller.stirred = True
-        send(self._router, (route, *frames))
+        self._sockets.send(self._router, (route, *frames))
 
     # ------------------------------------------------------------------ watchers
+
+    @property
+    def pressing(self) -> bool:
+        """Is there a watcher to be answered, or a node that is held back, whatever comes?"""
+        return self._lookout is not None or bool(self._held)
 
     def due(self) -> float | None:
         """Seconds until a watcher may be answered, or a node that is held back refused; None: there is
@@ -188,11 +192,13 @@ class Accepting:
         events = self._let_in() if self._held else []
         if self._router not in ready:
             return events
-        at = self._signs.now()
-        for _ in readable(self._router, self._sockets.enough(len(self._routes))):
-            key, head = self._router.recv(NOBLOCK), self._router.recv(NOBLOCK, copy=False)
+        at, left = self._signs.now(), self._sockets.enough(len(self._routes))
+        router, first = self._router, True
+        while first or (left > 0 and more(router)):
+            first, left = False, left - 1
+            key, head = router.recv(NOBLOCK), router.recv(NOBLOCK, False)
             line = self._accepted.get(key) or self._met(key, head)
-            frames = self._sockets.message(head, self._router)
+            frames = self._sockets.message(head, router)
             if line.peer is not None and (line.peer, line.session) not in self._routes:
                 continue  # a session that is over: discarded unread
             if self.beside is not None and line.peer is not None:
@@ -206,7 +212,9 @@ class Accepting:
                 if done is None:
                     continue
                 message, who = done
-                if not isinstance(message, Beat):
+                if type(message) is Data and line.peer is not None:
+                    events.append(Received(line.peer, line.session, message))
+                elif not isinstance(message, Beat):
                     events += self._message(key, line, message, who)
                 elif line.peer is None:
                     raise RemoteProtocolError("a beat before hello")

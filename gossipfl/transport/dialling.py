@@ -17,9 +17,9 @@ from gossipfl.core.quarantine import Quarantine, alone, reason
 from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
-from gossipfl.transport.readiness import Socket
+from gossipfl.transport.readiness import Socket, more
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import Beside, Fetch, Sockets, monitored
+from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sockets, monitored
 from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -86,6 +86,7 @@ class Dialling:
         self._who, self._quarantine = who, quarantine
         self.fetch: Fetch | None = None
         self.beside: Beside | None = None
+        self.redials = False  # is one of them to be dialled again?
         self._dialled: dict[int, _Dialled] = {}
         self._numbers: dict[int, int] = {}  # the last session with a peer that is not dialled any more
         self._held: set[int] = set()  # peers that are not dialled for now
@@ -153,7 +154,7 @@ class Dialling:
         self._held.discard(peer)
         dialled = self._dialled.get(peer)
         if dialled is not None and dialled.socket is None:
-            dialled.again_at = time.monotonic()
+            dialled.again_at, self.redials = time.monotonic(), True
 
     def overtake(self, peer: int, frames: list[Frames]) -> None:
         """Open a new connection to a peer beside the one there is; once it stands, frames come on the old
@@ -212,6 +213,7 @@ class Dialling:
                 self._connect(dialled)
             else:
                 first = at if first is None or at < first else first
+        self.redials = first is not None
         return None if first is None else first - now
 
     def close(self, linger: int) -> None:
@@ -266,8 +268,10 @@ class Dialling:
     def _read(self, dialled: _Dialled, socket: Socket) -> list[Event | Note]:
         events: list[Event | Note] = []
         assert dialled.decoder is not None
-        at = self._signs.now()
-        for frames in self._sockets.messages(socket):
+        at, left, first = self._signs.now(), self._sockets.enough(1), True
+        while first or (left > 0 and more(socket)):
+            first, left = False, left - 1
+            frames = self._sockets.message(socket.recv(NOBLOCK, False), socket)
             if self.beside is not None:
                 events += self.beside.before(dialled.peer, dialled.session)
             try:
@@ -343,4 +347,5 @@ class Dialling:
             return
         now = time.monotonic()
         dialled.again_at = now + max(dialled.pause, self._quarantine.left(dialled.peer, now))
+        self.redials = True
         dialled.pause = min(2 * dialled.pause, REDIAL[1])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import select
 import time
-from collections.abc import Iterator
 from typing import Final, Protocol
 
 import zmq
@@ -27,6 +26,7 @@ class Poller(Protocol):
     """Waits for sockets and file descriptors."""
 
     stirred: bool  # has anything been done on a socket since the last `poll`? Whoever does it says so
+    news: bool  # may something of what the last `poll` found be no line's?
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         """Wait for this one too. told: nothing is ever sent on it, and it is read to its end each time."""
@@ -46,13 +46,16 @@ class Descriptors:
         self._items: dict[int, Socket | int] = {}
         self._numbers: dict[Socket | int, int] = {}
         self._lines: list[Socket] = []
+        self._others: set[int] = set()  # numbers of what is no line
         self._new: list[Socket] = []  # told of, perhaps, before anyone waited
-        self.stirred = True
+        self.stirred = self.news = True
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         number = item if isinstance(item, int) else int(item.get(zmq.FD))
         self._items[number], self._numbers[item], self.stirred = item, number, True
         self._system.register(number, select.POLLIN)
+        if told or isinstance(item, int):
+            self._others.add(number)
         if not isinstance(item, int):
             (self._new if told else self._lines).append(item)
 
@@ -60,24 +63,29 @@ class Descriptors:
         number = self._numbers.pop(item)
         self._system.unregister(number)
         del self._items[number]
+        self._others.discard(number)
         self._lines = [line for line in self._lines if line is not item]
         self._new = [line for line in self._new if line is not item]
 
     def poll(self, timeout: float | None) -> set[Socket | int]:
         end = None if timeout is None else time.monotonic() + timeout
+        ready: set[Socket | int] = set()
         while True:
-            ready = set[Socket | int]()
+            self.news = bool(self._new)
             if self.stirred:
-                ready.update(s for s in self._lines + self._new if s.get(EVENTS) & POLLIN)  # type: ignore[operator]
+                for line in self._lines + self._new if self._new else self._lines:
+                    if line.get(EVENTS) & POLLIN:  # type: ignore[operator]
+                        ready.add(line)
                 self._new, self.stirred = [], bool(ready)
             woken = self._system.poll(0 if ready else _milliseconds(timeout))
             for number, _ in woken:
                 item = self._items[number]
-                if isinstance(item, int):
+                if type(item) is int:
                     ready.add(item)
-                elif item.get(EVENTS) & POLLIN:  # type: ignore[operator]
+                elif item.get(EVENTS) & POLLIN:  # type: ignore[union-attr, operator]
                     ready.add(item)
                     self.stirred = True
+                self.news = self.news or number in self._others
             if ready or not woken:
                 return ready
             if end is not None:  # it was about something else
@@ -89,7 +97,7 @@ class Libzmq:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
-        self.stirred = True
+        self.stirred = self.news = True
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         self._poller.register(item, zmq.POLLIN)
@@ -106,15 +114,9 @@ def poller() -> Poller:
     return Descriptors() if hasattr(select, "poll") else Libzmq()
 
 
-def readable(socket: Socket, enough: float = math.inf) -> Iterator[None]:
-    """Once for each message of a socket that has one: to be read before the next is asked for. After `enough`
-    of them it is not asked whether there are more: the next `poll` does. (Asking takes longer than reading.)
-    """
-    count = 1
-    yield
-    while count < enough and socket.get(EVENTS) & POLLIN:  # type: ignore[operator]
-        count += 1
-        yield
+def more(socket: Socket) -> bool:
+    """Has a socket something that can be read? Asking takes longer than reading."""
+    return bool(socket.get(EVENTS) & POLLIN)  # type: ignore[operator]
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -71,12 +71,11 @@ class Commons:
 
     def read(self, node: int, slot: int) -> Vectors:
         """What lies in a slot: not to be written. Raises RemoteProtocolError: there is no such slot."""
-        if not (0 <= node < self._nodes and 0 <= slot < SLOTS):
-            raise RemoteProtocolError(f"slot {slot} of node {node}, they have {SLOTS} from 0 on")
-        key = node, slot
-        views = self._views.get(key)
+        views = self._views.get((node, slot))
         if views is None:
-            views = self._views[key] = self.tensors(self.slot(*key))
+            if not (0 <= node < self._nodes and 0 <= slot < SLOTS):
+                raise RemoteProtocolError(f"slot {slot} of node {node}, they have {SLOTS} from 0 on")
+            views = self._views[node, slot] = self.tensors(self.slot(node, slot))
         return views
 
 

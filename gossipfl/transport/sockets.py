@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import zmq
+from zmq.backend import Socket as Backend
 from zmq.utils.monitor import recv_monitor_message
 
 from gossipfl.core.events import Event, Note
 from gossipfl.core.messages import Vectors
 from gossipfl.transport.curve import HANDSHAKE
-from gossipfl.transport.readiness import Socket, poller, readable
+from gossipfl.transport.readiness import Socket, poller
 from gossipfl.transport.wire import Buffer
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -32,6 +33,11 @@ WAITING = 4000
 #: Bytes of a frame below which a copy costs less than to be told, by a thread, that it has left.
 COPY_BELOW = 512 * 1024
 
+
+#: What `Socket.send` comes to for the kinds of sockets there are here.
+_send: Final = Backend.send
+
+Sending = Sequence[Buffer | zmq.Frame]
 
 Fetch = Callable[[int, int], Vectors]
 """(peer, slot) -> the payload that lies there, in memory shared with it."""
@@ -98,35 +104,30 @@ class Sockets:
         socket.disable_monitor()
         monitor.close(linger=0)
 
-    def messages(self, socket: Socket) -> Iterator[list[Buffer]]:
-        """Messages of a line that has some, each as its frames."""
-        for _ in readable(socket, self.enough(1)):
-            yield self.message(socket.recv(NOBLOCK, copy=False), socket)
+    def send(self, socket: Socket, frames: Sending) -> None:
+        """Queue a message; its last frame is not copied if it is large. Raises ZMQError."""
+        self.poller.stirred = True
+        *heads, last = frames
+        for head in heads:
+            _send(socket, head, SOME)
+        _send(socket, last, NOBLOCK, False)
 
     def message(self, head: zmq.Frame, socket: Socket) -> list[Buffer]:
         """The frames of a message, of which the first is read: headers are copied, numbers stay in place."""
-        frames, more = list[Buffer]([head.bytes]), head.more
+        first = head.bytes
+        frames: list[Buffer] = [first]
+        size, more = len(first), head.more
         while more:
-            frame = socket.recv(NOBLOCK, copy=False)
-            frames.append(frame.buffer)
-            more = frame.more
-        for one in frames:
-            self.received_bytes += len(one)
+            frame = socket.recv(NOBLOCK, False)
+            buffer, more = frame.buffer, frame.more
+            frames.append(buffer)
+            size += len(buffer)
+        self.received_bytes += size
         return frames
 
     def enough(self, lines: int) -> float:
         """After how many messages it need not be asked for more: a round has one of each of its lines."""
         return math.inf if self.thorough or self.limits.abroad else lines
-
-
-Sending = Sequence[Buffer | zmq.Frame]
-
-
-def send(socket: Socket, frames: Sending) -> None:
-    """Queue a message; its last frame is not copied if it is large. Raises ZMQError."""
-    for frame in frames[:-1]:
-        socket.send(frame, SOME)
-    socket.send(frames[-1], NOBLOCK, copy=False)
 
 
 def monitored(monitor: Socket) -> Iterator[tuple[int, int]]:

@@ -162,22 +162,23 @@ def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
         case Fate(node, turns):
             yield (_pack([FATE, node, turns]),)
         case Model(round, payload):
-            yield from _chunks((MODEL, round), payload, chunk)
+            yield from chunks((MODEL, round), payload, chunk)
         case Data(round, counted, payload):
-            yield from _chunks((DATA, round, counted), payload, chunk)
+            yield from chunks((DATA, round, counted), payload, chunk)
         case Ask(number, payload):
-            yield from _chunks((ASK, number), payload, chunk)
+            yield from chunks((ASK, number), payload, chunk)
         case Answer(number, payload):
-            yield from _chunks((ANSWER, number), payload, chunk)
+            yield from chunks((ANSWER, number), payload, chunk)
         case Push(number, age, payload):
-            yield from _chunks((PUSH, number, age), payload, chunk)
+            yield from chunks((PUSH, number, age), payload, chunk)
 
 
-def _chunks(head: tuple[int, ...], payload: Vectors, chunk: int) -> Iterator[Frames]:
+def chunks(head: tuple[int, ...], payload: Vectors, chunk: int) -> Iterator[tuple[bytes, memoryview]]:
+    """A payload's frames, after a header that begins so, and goes on with part and offset."""
     for part, tensor in enumerate(payload):
         raw = memoryview(tensor.detach().view(torch.uint8).numpy().data)
-        for offset in range(0, max(len(raw), 1), chunk):
-            yield (_pack([*head, part, offset]), raw[offset : offset + chunk])
+        for offset in range(0, len(raw) or 1, chunk):
+            yield _pack([*head, part, offset]), raw[offset : offset + chunk]
 
 
 def _pack(fields: Sequence[object]) -> bytes:
@@ -255,6 +256,9 @@ class Decoder:
             return self._fetch(round, counted, slot), None
         carrier = CARRIERS.get(kind)
         if carrier is not None:
+            data = self._at_once(fields, frames) if kind == DATA and self._at is None else None
+            if data is not None:
+                return data, None
             if len(frames) != 2:
                 raise RemoteProtocolError(f"{carrier.name} of {len(frames)} frames, it has 2")
             _expect(fields, 1 + len(carrier.fields), carrier.name)
@@ -299,6 +303,19 @@ class Decoder:
             raise RemoteProtocolError("here, from a peer with which no memory is shared, or within a payload")
         return Data(round, counted, self.fetch(slot))
 
+    def _at_once(self, fields: list[object], frames: Sequence[Buffer]) -> Data | None:
+        """A payload of one tensor that comes in one piece, as most do; None: this is not all of one."""
+        if len(self.layout.parts) != 1 or len(frames) != 2 or len(fields) != 5 or self.layout.below:
+            return None
+        elements, dtype = self.layout.parts[0]
+        raw, size = frames[1], elements * dtype.itemsize
+        if not 0 < size == len(raw) <= self.layout.chunk or fields[3:] != [0, 0]:
+            return None
+        round, counted = _integers(fields[1:3], ("round", "counted"))
+        values = torch.frombuffer(raw, dtype=dtype)
+        _finite(values, 0)
+        return Data(round, counted, (values.clone() if size < COPY_BELOW else values,))
+
     def _chunk(self, at: tuple[int, int, int, int], raw: Buffer) -> Vectors | None:
         kind, round, part, offset = at
         expected = self._at or (kind, round, 0, 0)
@@ -335,8 +352,12 @@ class Decoder:
 
 
 def _finite(values: Tensor, part: int) -> None:
-    # A finite sum proves finite values in one pass; only a sum that overflows needs the second.
-    if not math.isfinite(values.sum().item()) and not torch.isfinite(values).all():
+    # A finite sum of squares proves finite values in one pass; only another needs a look at each.
+    if (
+        values.is_floating_point()
+        and not math.isfinite(values.dot(values).item())
+        and not values.isfinite().all()
+    ):
         raise RemoteProtocolError(f"part {part} of a payload holds NaN or Inf")
 
 

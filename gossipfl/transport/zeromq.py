@@ -12,24 +12,25 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple
 
 import zmq
 
-from gossipfl.core.events import Event, Note, PeerDown, Received
-from gossipfl.core.messages import Data, Message, Vectors
+from gossipfl.core.events import Event, Note, PeerDown
+from gossipfl.core.messages import Data, Message
 from gossipfl.core.quarantine import Quarantine
-from gossipfl.errors import RemoteProtocolError
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
 from gossipfl.transport.dialling import Dialling, Session
-from gossipfl.transport.mail import SIZE, Mail, Word
+from gossipfl.transport.mail import Mail
 from gossipfl.transport.readiness import Socket
 from gossipfl.transport.shared import Commons, Shelf
+from gossipfl.transport.sharing import SILENT, Sharing
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import COPY_BELOW, Beside, Fetch, Limits, Sending, Sockets, send
-from gossipfl.transport.wire import Beat, Layout, Who, encode, encode_beat, encode_here
+from gossipfl.transport.sockets import COPY_BELOW, Beside, Limits, Sending, Sockets
+from gossipfl.transport.wire import DATA, Beat, Layout, Who, chunks, encode, encode_beat, encode_here
 
 __all__ = ["Line", "Unbound", "ZeroMQ"]
 
@@ -44,11 +45,18 @@ SOCKETS: Final = 8
 SPARE: Final = 256
 
 
+class Parcel(NamedTuple):
+    """A wire message."""
+
+    frames: Sending
+    size: int  # bytes that move with it, in its frames or beside them
+
+
 class Made(NamedTuple):
     """A payload as it travels."""
 
     message: Data
-    frames: Sequence[Sending]  # of each wire message
+    parcels: Sequence[Parcel]
 
 
 class ZeroMQ:
@@ -80,32 +88,21 @@ class ZeroMQ:
         self._peers = 8192
         # Sockets may be used by one thread at a time: the one that calls `poll`, or one that calls `beat`.
         self._lock = threading.Lock()
-        self._shelf: Shelf | None = None
-        self._mail: Mail | None = None
-        self._bell = -1
-        self._fetch: Fetch | None = None
-        self._beside = 0  # bytes of a payload that is not in the message that tells of it
-        # What was sent last, and where a payload lies, since `poll` was called last.
-        self._made: Made | None = None
-        self._laid: tuple[Vectors, int | None] | None = None
+        self._sharing: Sharing | None = None
+        self._bell = SILENT
+        self._made: Made | None = None  # what was sent last, since `poll` was called last
         self._control = -1
         self.told = False
-        self.sent_bytes = 0
+        self._sent_bytes = 0
 
     def share(self, commons: Commons, shelf: Shelf | None, mail: Mail | None = None) -> None:
         """Payloads are read where the peers leave theirs, and left on this node's shelf, if it has one; word
         of them goes by mail, if it has that; before entering."""
-
-        def fetch(peer: int, slot: int) -> Vectors:
-            payload = commons.read(peer, slot)
-            self._sockets.received_bytes += commons.bytes
-            return payload
-
-        self._shelf, self._beside = shelf, commons.bytes
-        self._accepting.fetch = self._dialling.fetch = self._fetch = fetch
+        sharing = self._sharing = Sharing(commons, shelf, mail, self.signs)
+        self._accepting.fetch = self._dialling.fetch = sharing.fetch
         if mail is not None:
-            self._mail, self._bell = mail, mail.bell
-            self._accepting.beside = self._dialling.beside = Beside(mail.begin, mail.end, self._before)
+            self._bell, before = mail.bell, partial(sharing.before, reject=self._reject)
+            self._accepting.beside = self._dialling.beside = Beside(mail.begin, mail.end, before)
             self._sockets.poller.register(mail.bell)
 
     # ------------------------------------------------------------------ lifetime
@@ -145,7 +142,13 @@ class ZeroMQ:
     @property
     def received_bytes(self) -> int:
         """Bytes that have come, of everyone."""
-        return self._sockets.received_bytes
+        beside = 0 if self._sharing is None else self._sharing.received_bytes
+        return self._sockets.received_bytes + beside
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were sent."""
+        return self._sent_bytes + (0 if self._sharing is None else self._sharing.sent_bytes)
 
     def listen_to(self, fd: int) -> None:
         """Also wake `poll` when this file descriptor can be read, and say so in `told`."""
@@ -275,72 +278,53 @@ class ZeroMQ:
     def send(self, peer: int, session: int, message: Message) -> None:
         """Queue a message on a session; on one that is closed it is dropped (the machine hears of that from
         `poll`)."""
-        if (
-            self._mail is not None
-            and type(message) is Data
-            and self._left(self._mail, peer, session, message)
-        ):
+        sharing = self._sharing
+        if sharing is not None and type(message) is Data and sharing.leave(peer, session, message):
             return
         with self._lock:
             self._send(peer, session, message)
 
-    def _left(self, mail: Mail, peer: int, session: int, message: Data) -> bool:
-        """Leave word of a payload, if it lies where the peer can read it."""
-        round, counted, payload = message
-        slot = self._slot(payload)
-        if slot is None or not mail.say(peer, session, round, counted, slot):
-            return False
-        self.sent_bytes += self._beside + SIZE
-        return True
-
-    def _slot(self, payload: Vectors) -> int | None:
-        """Where a payload lies for neighbors; None: it does not. For several of them it is laid once."""
-        if self._laid is None or self._laid[0] is not payload:
-            self._laid = payload, None if self._shelf is None else self._shelf.place(payload)
-        return self._laid[1]
-
     def _send(self, peer: int, session: int, message: Message) -> None:
-        route, socket = self._accepting.route(peer, session), self._dialling.socket(peer, session)
+        route = self._accepting.route(peer, session)
+        socket = self._dialling.socket(peer, session) if route is None else None
         if route is None and socket is None:
             return
-        messages, beside = list[Sending](), 0
-        if isinstance(message, Data):
-            slot, made = self._slot(message.payload), self._made
-            if made is None or made.message.payload is not message.payload or made.message[:2] != message[:2]:
-                made = self._made = Made(message, self._frames(message, slot))  # once for several neighbors
-            messages += made.frames
-            beside = 0 if slot is None else self._beside
+        parcels: Sequence[Parcel]
+        if type(message) is Data:
+            made = self._made  # once for several neighbors
+            if made is None or made.message[:2] != message[:2] or made.message[2] is not message[2]:
+                made = self._made = Made(message, self._make(message))
+            parcels = made.parcels
         else:
-            messages += encode(message, self._who, self._chunk)
-        for frames in messages:
-            if not self._sent(route, socket, frames, beside):
+            frames_of_all = encode(message, self._who, self._chunk)
+            parcels = [Parcel(frames, sum(map(len, frames))) for frames in frames_of_all]
+        mail = None if self._sharing is None else self._sharing.mail
+        for frames, size in parcels:
+            try:
+                if route is not None:
+                    self._accepting.send(route, frames)
+                elif socket is not None:
+                    self._sockets.send(socket, frames)
+            except (zmq.Again, zmq.error.ZMQError) as error:
+                if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                    raise
                 return
-            if self._mail is not None:
-                self._mail.said(peer, session)
+            self._sent_bytes += size
+            if mail is not None:
+                mail.said(peer, session)
 
-    def _frames(self, message: Data, slot: int | None) -> Sequence[Sending]:
+    def _make(self, message: Data) -> Sequence[Parcel]:
         """A payload's frames: of where it lies, or with its numbers."""
-        if slot is not None:
-            return [(encode_here(message, slot),)]
-        messages = encode(message, self._who, self._chunk)
-        return [(head, zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW)) for head, raw in messages]
-
-    def _sent(self, route: bytes | None, socket: Socket | None, frames: Sending, beside: int = 0) -> bool:
-        """Queue frames, by which so many bytes move that are not in them. Is the line there?"""
-        try:
-            if route is not None:
-                self._accepting.send(route, frames)
-            elif socket is not None:
-                send(socket, frames)
-            else:
-                return False
-        except (zmq.Again, zmq.error.ZMQError) as error:
-            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                raise
-            return False
-        self._sockets.poller.stirred = True
-        self.sent_bytes += beside + sum(map(len, frames))
-        return True
+        sharing = self._sharing
+        slot = None if sharing is None else sharing.slot(message.payload)
+        if sharing is not None and slot is not None:
+            word = encode_here(message, slot)
+            return [Parcel((word,), sharing.bytes + len(word))]
+        parcels = []
+        for head, raw in chunks((DATA, message.round, message.counted), message.payload, self._chunk):
+            frame = zmq.Frame(raw, track=False, copy=len(raw) < COPY_BELOW)
+            parcels.append(Parcel((head, frame), len(head) + len(raw)))
+        return parcels
 
     def poll(self, timeout: float | None) -> list[Event | Note]:
         """Wait up to `timeout` seconds (None: for ever) for anything to happen; returns at once with what is
@@ -349,59 +333,51 @@ class ZeroMQ:
             return self._poll(timeout)
 
     def _poll(self, timeout: float | None) -> list[Event | Note]:
+        ending, sharing, poller = self._ending, self._sharing, self._sockets.poller
+        self._made = None
+        if sharing is not None:
+            sharing.let_go()
+        # Nearly always there is nothing to do but to wait for what comes.
+        pressing = bool(ending) or self._accepting.pressing
+        if pressing or self._dialling.redials or self._beat is not None:
+            timeout = self._hasten(timeout)
+        ready = poller.poll(timeout)
+        if not ready and not pressing:
+            return []
+        if sharing is not None and self._bell in ready:
+            sharing.rung()
+            if len(ready) == 1 and not pressing:
+                return sharing.read(self._reject)
+        self.told = self.told or self._control in ready
+        events = self._accepting.read(ready)
+        events += self._dialling.read(ready)
+        if sharing is not None:
+            events += sharing.read(self._reject)
+        if ending:
+            events += self._end(ending)
+        if poller.news:
+            for said, over in (self._accepting.changed(ready), self._dialling.changed(ready)):
+                events += said
+                self._ending += over
+        return events
+
+    def _hasten(self, timeout: float | None) -> float | None:
+        """Do what is due besides, and wait no longer than until something else is."""
         self._accepting.answer_watchers()
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
-        ending = self._ending
-        self._made = self._laid = None
-        self._sockets.thorough = bool(ending)
-        waits = self._accepting.due()
-        for limit in (SETTLE if ending else None, waits, self._dialling.redial(), self._beat_if_due()):
-            if limit is not None and (timeout is None or limit < timeout):
-                timeout = limit
-        ready = self._sockets.poller.poll(timeout)
-        if self._bell in ready and self._mail is not None:
-            self._mail.rung()
-            if len(ready) == 1 and not ending and waits is None:
-                return self._letters(self._mail.take())
-        if not ready and not ending and waits is None:
-            return []
-        self.told = self.told or self._control in ready
-        events = self._accepting.read(ready) + self._dialling.read(ready)
-        if self._mail is not None:
-            events += self._letters(self._mail.take())
-        if ending:
-            self._ending = []
-        for end in ending:
-            if isinstance(end, Session):
-                events += self._dialling.ended(end)
-            else:
-                events += self._accepting.ended(end)
-        for said, over in (self._accepting.changed(ready), self._dialling.changed(ready)):
-            events += said
-            self._ending += over
-        return events
+        self._sockets.thorough = bool(self._ending)
+        settle = SETTLE if self._ending else None
+        limits = (timeout, settle, self._accepting.due(), self._dialling.redial(), self._beat_if_due())
+        return min((limit for limit in limits if limit is not None), default=None)
 
-    # ------------------------------------------------------------------ mail
-
-    def _letters(self, words: Sequence[Word]) -> list[Event | Note]:
-        """Words, as if they had come over the socket."""
+    def _end(self, ending: Sequence[Left | Session]) -> list[Event | Note]:
+        """These connections are over, and read."""
+        self._ending, self._sockets.thorough = [], False
         events: list[Event | Note] = []
-        at = self.signs.now() if words else 0.0
-        assert self._fetch is not None
-        for peer, session, round, counted, slot in words:
-            try:
-                payload = self._fetch(peer, slot)
-            except RemoteProtocolError as error:
-                events += [Note("rejected", peer, str(error)), *self._reject(peer)]
-                continue
-            self.signs.word(peer, at)
-            events.append(Received(peer, session, Data(round, counted, payload)))
+        for end in ending:
+            events += self._dialling.ended(end) if isinstance(end, Session) else self._accepting.ended(end)
         return events
-
-    def _before(self, peer: int, session: int) -> list[Event | Note]:
-        """What was said before a message that has come over the socket of a session."""
-        return [] if self._mail is None else self._letters(self._mail.before(peer, session))
 
     # ------------------------------------------------------------------ beats
 
