@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import BinaryIO, Protocol, Self, runtime_checkable
 Record = dict[str, object]
 
 _KNOWN = 64  # kinds of records of numbers whose names are kept
+_ROWS = 4096  # numbers held back at most until they are lines
 _FLUSH_AT = 256 * 1024  # bytes held back at most between two flushes
 
 
@@ -69,6 +71,17 @@ def _numbers(values: Mapping[str, object]) -> str | None:
     return template % numbers
 
 
+class Form:
+    """Records of one kind that say the same numbers each time: rounds. A recorder keeps them as numbers until
+    it writes them out, many at a time."""
+
+    def __init__(self, kind: str, names: Mapping[str, type[int] | type[float]]) -> None:
+        """names: of the fields, in order, and what each is. A whole number is less than 2^53."""
+        self.kind, self.names = kind, tuple(names)
+        fields = "".join(f',"{name}":{"%d" if of is int else "%r"}' for name, of in names.items())
+        self.template = f',"round":%d,"time":%.6f,"kind":"{kind}"{fields}}}\n'
+
+
 class Recorder:
     """Writes the records of one node to `path`, creating its folder; an existing file is continued.
 
@@ -83,6 +96,8 @@ class Recorder:
         self._file: BinaryIO | None = None
         self._held: list[str] = []
         self._size = 0
+        self._form: Form | None = None  # of the rows that are held
+        self._rows = array("d")
         self._head = _encode({"node": node, "name": name})[:-1]
 
     def __enter__(self) -> Self:
@@ -114,13 +129,45 @@ class Recorder:
         if rest is None:
             rest = f",{to_json(fields)[1:-1]}"
         line = f'{self._head},"round":{round},"time":{time:.6f},"kind":"{kind}"{rest}}}\n'
+        if self._rows:
+            self._spell()
         self._held.append(line)
         self._size += len(line)
         if self._size > _FLUSH_AT:
             self.flush()
 
+    def fill(self, form: Form, *row: float) -> None:
+        """Add one record of this form: round, time and its numbers. One that is not finite is null."""
+        if self._file is None or self.failed:
+            return
+        if not math.isfinite(sum(row)):
+            fields = dict(zip(form.names, row[2:], strict=True))
+            self.write(form.kind, round=int(row[0]), time=row[1], **fields)
+            return
+        if self._form is not form:
+            self._spell()
+            self._form = form
+        self._rows.extend(row)
+        if len(self._rows) > _ROWS:
+            self._spell()
+
+    def _spell(self) -> None:
+        """The rows that are held, as lines."""
+        if self._form is None or not self._rows:
+            return
+        width, rows = 2 + len(self._form.names), self._rows.tolist()
+        template = self._head.replace("%", "%%") + self._form.template
+        text = "".join([template % tuple(rows[at : at + width]) for at in range(0, len(rows), width)])
+        del self._rows[:]
+        self._held.append(text)
+        self._size += len(text)
+        if self._size > _FLUSH_AT:
+            self.flush()
+
     def flush(self) -> None:
         """Hand what was held back to the operating system."""
+        if self._rows:
+            self._spell()
         if self._file is None or not self._held:
             return
         left = memoryview("".join(self._held).encode("utf-8", "replace"))
@@ -149,6 +196,7 @@ class Recorder:
         if not self.failed:
             self.failed = f"{self.path}: {error.strerror or error}; records from here on are not kept"
         self._held.clear()
+        del self._rows[:]
         self._size = 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import exp, inf, isfinite, sqrt
 from typing import TYPE_CHECKING, Final, cast
 
@@ -177,6 +177,12 @@ def ordered_sum(
     return total
 
 
+@lru_cache(maxsize=1024)
+def _scalar(value: float, char: str) -> Array:
+    """A number as an array of one; char: of which type."""
+    return np.array([value], char)
+
+
 #: One row with one entry, in the first column.
 _ROW: Final = (np.array([0, 1], np.int32), np.array([0], np.int32))
 
@@ -194,7 +200,7 @@ def _sum_into(total: Array, terms: Sequence[tuple[float, Array]], seen: Departur
         return
     (first, value), *rest = terms
     ends, columns = _ROW
-    weights = [np.array([weight], total.dtype) for weight, _ in rest]
+    weights = [_scalar(weight, total.dtype.char) for weight, _ in rest]
     for begin in range(0, total.size, BLOCK):
         block = total[begin : begin + BLOCK]
         np.multiply(value[begin : begin + BLOCK], first, out=block)

@@ -124,8 +124,9 @@ class Health:
 
     def lost(self, now: float) -> float:
         """Seconds up to now that did not count."""
-        lapse = 0.0 if self._last is None else max(0.0, now - self._last - LAPSE * self._beat)
-        return self._lost + lapse
+        last = self._last
+        lapse = 0.0 if last is None else now - last - LAPSE * self._beat
+        return self._lost + lapse if lapse > 0.0 else self._lost
 
     def awake(self, now: float) -> float:
         """`now` less the time that did not count; never goes back."""

@@ -71,6 +71,9 @@ class Connected:
         self._name = config.names[place.node]
         self._seed = config.swarm.seed if lan is None else None  # of the sketch of x: off between machines
         self.learner = workload.learner(place.node)
+        # Of a learner these stay as they are, and finding out takes a while.
+        self._still, self._movable = self.learner.still, self.learner.movable
+        self._carries = config.algorithm.average_optimizer
         self._neighbors = plan.near(place.node)
         about = plan.about(workload.signature, workload.data_hash) | ({} if lan is None else lan.about())
         if place.instance:
@@ -85,6 +88,7 @@ class Connected:
         self._keeping = Keeping(
             config, place.node, place.folder, about, lambda text: self.say({"note": text})
         )
+        self._keeps = self._keeping.wanted
         self._keeping.hold = place.hold
         self._held: list[Effect] = []  # what waits until the closed round is taken up, and safe
         records = place.folder / "records" / f"{self._name}.jsonl"
@@ -146,7 +150,7 @@ class Connected:
     def _make(self, about: Mapping[str, object]) -> Machine:
         plan, rows = self._plan, self._plan.rows(self._place.node)
         terms = plan.recipe.terms(self.learner.validate)
-        if self._shelf is not None and self.learner.still and self.learner.movable:
+        if self._shelf is not None and self._still and self._movable:
             terms = terms._replace(room=self._shelf.room)  # what is mixed is what is sent next
         return Rounds(
             plan.recipe.rule, rows, self._neighbors, plan.rounds, about, terms, plan.limits, plan.rewiring
@@ -205,17 +209,18 @@ class Connected:
 
     def _do(self, effects: Sequence[Effect]) -> None:
         for index, effect in enumerate(effects):
-            if self._held or (isinstance(effect, Shift) and self._adopted is not None):
+            if self._held or (self._adopted is not None and isinstance(effect, Shift)):
                 self._held += effects[index:]  # what shifts the model comes after what is adopted
                 return
-            if isinstance(effect, Send):
+            if type(effect) is Send:
                 if self._meddling is None:
                     self.transport.send(effect.peer, effect.session, effect.message)
                 else:
                     self._meddling.send(effect)
             elif isinstance(effect, Adopt):
                 self._adopted = effect
-                if self._keeping.due(effect.round + 1):  # nothing of the next round before this one is safe
+                # nothing of the next round before this one is safe
+                if self._keeps and self._keeping.due(effect.round + 1):
                     self._hold(effects[index + 1 :])
                     return
             elif isinstance(effect, Note):
@@ -281,19 +286,22 @@ class Connected:
                 self._handle(down)
                 timeout = 0.0
         before = time.monotonic()
-        pause = self._around.pause(before)
-        events = self.transport.poll(pause if timeout is None else min(timeout, pause))
+        around = self._around
+        pause = around.due - before
+        if timeout is not None and timeout < pause:
+            pause = timeout
+        events = self.transport.poll(pause if pause > 0.0 else 0.0)
         now = time.monotonic()
         self._wait_s += now - before
         if events:
-            if self._around.woke(now) and isinstance(self.machine, Rounds):
+            if around.woke(now) and isinstance(self.machine, Rounds):
                 self.machine.follow()
             self._happen(events)
-        if not self._around.pause(now):
-            for down in self._around.look(self.transport):
+        if now >= around.due:
+            for down in around.look(self.transport):
                 self._handle(down)
             if self._bypass is not None:
-                self._bypass.look(self._around.signs.now())
+                self._bypass.look(around.signs.now())
         if self.transport.told:
             self._listen()
 

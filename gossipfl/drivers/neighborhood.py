@@ -42,9 +42,10 @@ class Neighborhood:
         self.health = Health(terms.beat)
         self.signs = Signs(self.health)
         self._members, self._tell = Membership(terms), tell
+        self._away = terms.suspect - terms.beat * LAPSE
         self._lines: dict[int, int] = {}  # peer -> session
         self._ends: dict[int, End] = {}
-        self._due = 0.0
+        self.due = 0.0  # when to look again (monotonic seconds)
         self._lost = 0.0  # seconds that this node did not run, so far
 
     @property
@@ -52,20 +53,16 @@ class Neighborhood:
         """Seconds between two own beats."""
         return self._members.terms.beat
 
-    def pause(self, now: float) -> float:
-        """Seconds until the next look is due."""
-        return max(0.0, self._due - now)
-
     def woke(self, now: float) -> bool:
         """Has this node not run for so long, since the last call, that others may have gone on without it?"""
         lost = self.health.lost(now)
         away, self._lost = lost - self._lost, max(lost, self._lost)
-        return away > self._members.terms.suspect - self.beat * LAPSE
+        return away > self._away
 
     def look(self, transport: ZeroMQ) -> list[PeerDown]:
         """The sessions of those who are dead by now, ended; nothing, if no look is due."""
         now = time.monotonic()
-        if now < self._due:
+        if now < self.due:
             return []
         signs = self._see(transport)
         downs = []
@@ -77,7 +74,7 @@ class Neighborhood:
                 transport.hang_up(change.peer, session)
                 downs.append(PeerDown(change.peer, session))
         wait = self._members.wait(signs, self.health.score)
-        self._due = now + (self.beat if wait is None else min(self.beat, wait + 0.001))
+        self.due = now + (self.beat if wait is None else min(self.beat, wait + 0.001))
         return downs
 
     def end(self, peer: int) -> End:

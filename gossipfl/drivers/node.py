@@ -19,7 +19,7 @@ from gossipfl.drivers.connected import Connected
 from gossipfl.drivers.keeping import Life
 from gossipfl.drivers.parting import PARTING
 from gossipfl.drivers.place import OLD, REJOIN, Place
-from gossipfl.drivers.telling import due, eval_fields, jumped, round_fields, sound, wrong
+from gossipfl.drivers.telling import ROUND, disagreement, due, eval_fields, jumped, sound, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
 from gossipfl.learning.training import Phase, drain
@@ -161,7 +161,8 @@ class Node(Connected):
         x = self._copy() if self._at is None else self._at
         self.keeper.at(round + 1, training=True)
         t0 = time.monotonic()
-        phase = self._phase(round)
+        learner = self.learner
+        phase = learner.phase(round) if self._still else drain(learner.steps(round), self.keeper.step)
         if self._meddling is not None:
             self._meddling.drag(time.monotonic() - t0)
         if self._skipped_from is not None:  # rounds have been left out: the learning rate moved more
@@ -170,30 +171,25 @@ class Node(Connected):
             self._skipped_from = None
         self._exchange(x, phase, time.monotonic() - t0)
 
-    def _phase(self, round: int) -> Phase:
-        learner = self.learner
-        return learner.phase(round) if learner.still else drain(learner.steps(round), self.keeper.step)
-
     def _wrong(self, phase: Phase) -> str | None:
         """What is not finite after a local phase, or None."""
-        return None if self._sound else wrong(phase, self.learner.vector)
+        return wrong(phase, self.learner.vector)
 
     def _exchange(self, x: Tensor, phase: Phase, train_s: float) -> None:
         """Close the round whose local phase, from x [d] on, is done."""
-        what = self._wrong(phase)
+        what = None if self._sound else self._wrong(phase)
         if what is not None:
             self.learner.load(x)
             raise TrainingDiverged(self._name, self.rounds + 1, what)
         self.keeper.at(self.rounds + 1, training=False)
         self._wait_s = self._mix_s = 0.0
-        if not self._around.pause(time.monotonic()):  # it may wait for nobody, and so never look or listen
+        self._complained = time.monotonic()
+        if self._complained >= self._around.due:  # it may wait for nobody, and so never look or listen
             self._turn(0.0)
-        learner = self.learner
-        movable, still = learner.movable, learner.still
+        learner, movable, still = self.learner, self._movable, self._still
         # Memory that the learner can leave is given away as it is: what is sent of it is not written again.
         after = learner.vector if movable else self._copy()
         self._handle(Stepped(x, after, phase.ratio))
-        self._complained = time.monotonic()
         while self._adopted is None:
             self._turn(self._patience(PATIENCE))
             if self._adopted is None:
@@ -204,13 +200,16 @@ class Node(Connected):
             learner.move(adopt.x if still else self._room(adopt.x).copy_(adopt.x))
         else:
             learner.load(adopt.x)
-        self._at = None if self._plan.config.algorithm.average_optimizer else adopt.x
+        self._at = None if self._carries else adopt.x
         self._sound = still and sound(adopt)
         self.rounds += 1
         self._tell_round(adopt, phase, train_s)
-        self._catch_up()
-        self._tell_made()
-        if self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
+        assert isinstance(self.machine, Rounds)
+        if self.machine.round > self.rounds:
+            self._catch_up(self.machine.round)
+        if self._awaited:
+            self._tell_made()
+        if self._keeps and self._keeping.due(self.rounds) and self.rounds < self.machine.rounds:
             self.keep()
         if self._held:
             held, self._held = self._held, []
@@ -220,26 +219,19 @@ class Node(Connected):
         """Memory for a model, from where it can be sent."""
         return torch.empty_like(like) if self._shelf is None else self._shelf.room(like)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, to: int) -> None:
         """On in the round of the neighbours, who went on while this node was away, or slow."""
-        assert isinstance(self.machine, Rounds)
-        if self.machine.round > self.rounds:
-            text = f"goes on in round {self.machine.round + 1}, where its neighbors are"
-            to = self.machine.round
-            self.recorder.write("note", round=self.rounds, time=self.now, text=text, onward=to)
-            self.recorder.flush()
-            missed = jumped(
-                self.rounds, self.machine.round, self._plan.config.swarm.eval_every, self.machine.rounds
-            )
-            values = eval_fields(self.learner, self._seed) if missed else {}
-            for round in missed if values else ():
-                self.recorder.write("eval", round=round, time=self.now, **values)
-            self._skipped_from, self.rounds = self.rounds - 1, self.machine.round
+        text = f"goes on in round {to + 1}, where its neighbors are"
+        self.recorder.write("note", round=self.rounds, time=self.now, text=text, onward=to)
+        self.recorder.flush()
+        missed = jumped(self.rounds, to, self._plan.config.swarm.eval_every, self.machine.rounds)
+        values = eval_fields(self.learner, self._seed) if missed else {}
+        for round in missed if values else ():
+            self.recorder.write("eval", round=round, time=self.now, **values)
+        self._skipped_from, self.rounds = self.rounds - 1, to
 
     def _tell_made(self) -> None:
         """Tell whoever lets faults happen of a round for which one waits."""
-        if not self._awaited:
-            return
         for round in sorted(round for round in self._awaited if round <= self.rounds):
             self._awaited.discard(round)
             self.say({"made": round})
@@ -317,22 +309,23 @@ class Node(Connected):
                 self.recorder.flush()
 
     def _tell_round(self, adopt: Adopt, phase: Phase, train_s: float) -> None:
-        sent, received = self.transport.sent_bytes, self.transport.received_bytes
-        now = self.now
-        self.recorder.write(
-            "round",
-            round=self.rounds,
-            time=now,
-            **round_fields(adopt, phase, len(adopt.counted)),
-            train_s=train_s,
-            wait_s=self._wait_s,
-            mix_s=self._mix_s,
-            sent_bytes=sent - self._told[0],
-            received_bytes=received - self._told[1],
+        told_sent, told_received = self._told
+        self._told = sent, received = self.transport.sent_bytes, self.transport.received_bytes
+        round, now = self.rounds, time.monotonic() - self._epoch
+        self.recorder.fill(
+            ROUND,
+            round,
+            now,
+            phase.loss,
+            len(adopt.counted),
+            disagreement(adopt),
+            train_s,
+            self._wait_s,
+            self._mix_s,
+            sent - told_sent,
+            received - told_received,
         )
-        self._told = (sent, received)
-        swarm = self._plan.config.swarm
-        evaluated = due(self.rounds, swarm.eval_every, self.machine.rounds)
+        evaluated = due(round, self._plan.config.swarm.eval_every, self.machine.rounds)
         values = eval_fields(self.learner, self._seed) if evaluated else {}
         if values:
             self.recorder.write("eval", round=self.rounds, time=self.now, **values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,15 +18,37 @@ from gossipfl.core.stopping import Criteria
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Assignment
+from gossipfl.records import Form
 
 
 def round_fields(adopt: Adopt, phase: Phase, neighbors: int) -> dict[str, object]:
     """`loss`, `neighbors` and `disagreement` = ||x_i - mixed_i|| / ||x_i|| of what was given to the
     average."""
-    disagreement = adopt.departure
-    if disagreement is None:
-        disagreement = departure(adopt.sent[0], adopt.mixed[0]) if adopt.sent else 0.0
-    return {"loss": phase.loss, "neighbors": neighbors, "disagreement": disagreement}
+    return {"loss": phase.loss, "neighbors": neighbors, "disagreement": disagreement(adopt)}
+
+
+def disagreement(adopt: Adopt) -> float:
+    """||x_i - mixed_i|| / ||x_i|| of what was given to the average."""
+    known = adopt.departure
+    if known is None:
+        return departure(adopt.sent[0], adopt.mixed[0]) if adopt.sent else 0.0
+    return known
+
+
+#: What a real node says of a round.
+ROUND: Final = Form(
+    "round",
+    {
+        "loss": float,
+        "neighbors": int,
+        "disagreement": float,
+        "train_s": float,
+        "wait_s": float,
+        "mix_s": float,
+        "sent_bytes": int,
+        "received_bytes": int,
+    },
+)
 
 
 def eval_fields(learner: Learner, seed: int | None) -> dict[str, object]:

@@ -88,27 +88,26 @@ class Shelf:
         self._kept: list[Callable[[], object]] = [_nothing] * SLOTS
         parts = commons.layout.parts
         self._one = parts[0] if len(parts) == 1 else None  # what a payload is, where it is one tensor
-        self._begins = [int(commons.slot(node, k).ctypes.data) for k in range(SLOTS)]
+        self._begins = {int(commons.slot(node, k).ctypes.data): k for k in range(SLOTS)}
 
     def room(self, like: Tensor) -> Tensor:
         """Memory for a tensor like this one: in a slot, if it is as large as a payload and one is free."""
-        if like.dim() != 1 or (like.numel(), like.dtype) != self._one or not like.is_cpu:
-            return torch.empty_like(like)
-        free = self._free()
-        if free is None:
+        one, free = self._one, None
+        if one is not None and like.dim() == 1 and like.is_cpu and (like.numel(), like.dtype) == one:
+            free = self._free()
+        if one is None or free is None:
             return torch.empty_like(like)
         raw = self._commons.slot(self._node, free)
-        tensor = self._commons.tensors(raw)[0]
         self._kept[free] = weakref.ref(raw)
-        return tensor
+        return torch.frombuffer(raw, dtype=one[1], count=one[0])
 
     def place(self, payload: Vectors) -> int | None:
         """The slot in which a payload lies, copied there if it does not yet; None: it has to go over the
         socket, since no slot is free, or it is not what a neighbor would take."""
         first = payload[0]
-        at, whole = first.data_ptr(), (first.numel(), first.dtype) == self._one
-        if whole and at in self._begins:
-            return self._begins.index(at)
+        lies = self._begins.get(first.data_ptr())
+        if lies is not None and (first.numel(), first.dtype) == self._one:
+            return lies
         for k, kept in enumerate(self._kept):
             if kept() is first:
                 return k

@@ -35,7 +35,8 @@ class Signs:
 
     def now(self) -> float:
         """The time as it counts here."""
-        return self._health.awake(time.monotonic())
+        now = time.monotonic()
+        return now - self._health.lost(now)
 
     def word(self, peer: int, at: float) -> None:
         """Something came from a peer at this time."""

@@ -12,7 +12,7 @@ import pytest
 from gossipfl.core.events import Note
 from gossipfl.drivers.connected import AT_ONCE, Connected
 from gossipfl.drivers.neighborhood import End
-from gossipfl.records import Recorder, merge, number, read, read_run, tally
+from gossipfl.records import Form, Recorder, merge, number, read, read_run, tally
 
 FULL = Path("/dev/full")  # every write to it fails with "no space left on device"
 
@@ -197,3 +197,27 @@ def test_what_happened_is_counted_and_the_first_meeting_is_no_return() -> None:
         "rejected": 0,
         "quarantined": 0,
     }
+
+
+def test_rows_of_numbers_are_the_records_that_write_makes_in_their_place_among_others(tmp_path: Path) -> None:
+    form = Form("round", {"loss": float, "neighbors": int})
+    for name in ("a", "b"):
+        with Recorder(tmp_path / f"{name}.jsonl", 0, "50 % node") as recorder:
+            for round, loss in ((1, 0.1), (2, 1e-9), (3, float("nan")), (4, 2.0)):
+                if name == "a":
+                    recorder.fill(form, round, 0.25, loss, 2)
+                else:
+                    recorder.write("round", round=round, time=0.25, loss=loss, neighbors=2)
+                if round == 2:
+                    recorder.write("note", round=round, time=0.25, text="between")
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+
+
+def test_more_rows_than_are_held_are_all_written(tmp_path: Path) -> None:
+    form = Form("round", {"bytes": int})
+    with Recorder(tmp_path / "a.jsonl", 0, "a") as recorder:
+        for round in range(20_000):
+            recorder.fill(form, round, round / 8, 2**40 + round)
+    found = list(read(tmp_path / "a.jsonl"))
+    assert [r["round"] for r in found] == list(range(20_000))
+    assert found[-1]["bytes"] == 2**40 + 19_999

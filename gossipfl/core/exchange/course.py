@@ -92,7 +92,8 @@ class Course:
     def rounds(self) -> int:
         """How many rounds there will be, as far as is known. A round that has begun is made, even if word
         comes that all is to have ended by then: from a node that has been away, and knew no better."""
-        end, next = self._end, self.round + 1
+        stop, next = self._news.stop, self.round + 1
+        end = self._rounds if self._rounds < stop else stop
         if next <= end:
             return end
         begun = self.phase in (Phase.TRAINING, Phase.WAITING)

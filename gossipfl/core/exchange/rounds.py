@@ -130,32 +130,33 @@ class Rounds(Course):
         return self._emit(x, x, 1.0, known) if self.work.rule.early else []
 
     def _open_round(self, x: Tensor) -> list[Effect]:
-        if self.round >= self._end:
+        work, news, round = self.work, self._news, self.round
+        if round >= self._rounds or round >= news.stop:
             self.phase = Phase.LEAVING
             return [*self._ends.goodbyes(), *self._leave()]
-        work = self.work
-        self.phase, work.x, work.after = TRAINING, x, None
-        work.let_go()
-        if self.resets.ahead and self.resets.due(self.round):
-            work.begin(x, self.round)
+        self.phase = TRAINING
+        work.open(x)
+        if news.resets.ahead and news.resets.due(round):
+            work.begin(x, round)
         row = self._enter()
         for edge, _, sends in self._lanes:
-            edge.decide(self.round, sends)
-        effects = self._waiting.open(row, self.round) if self._limited else []
+            edge.decide(round, sends)
+        effects = self._waiting.open(row, round) if self._limited else []
         return effects + self._emit(x, x, 1.0) if work.rule.early else effects
 
     def _emit(self, x: Tensor, after: Tensor, ratio: float, told: Collection[int] = ()) -> list[Effect]:
         """The own payload, and word of it to all neighbours of this round that are not `told` yet."""
-        if not self.work.emit(x, after, self.round, ratio):
-            return []
+        work, round = self.work, self.round
         effects: list[Effect] = []
-        round, payload, per_link = self.round, self.work.own.coded, self.work.rule.per_link
+        if not work.emit(x, after, round, ratio):
+            return effects
+        payload, per_link = work.own.coded, work.rule.per_link
         for edge, weight, _ in self._lanes:
             peer = edge.peer
-            if peer in told:
+            if told and peer in told:
                 continue
             if per_link:
-                payload = self.work.outgoing(self._here, peer)
+                payload = work.outgoing(self._here, peer)
             message = edge.emit(round, payload, weight)
             if edge.up and edge.session is not None:
                 effects.append(Send(peer, edge.session, message))
@@ -164,13 +165,16 @@ class Rounds(Course):
     def _stepped(self, event: Stepped) -> list[Effect]:
         if self.phase is not TRAINING:
             raise LocalProtocolError(f"Stepped in phase {self.phase.name}")
-        self.work.x, self.work.after = event.x, event.after
-        ratio = 1.0 if self.round == self.resets.last else event.ratio
+        x, after, ratio = event
+        work = self.work
+        work.x, work.after = x, after
+        if self.round == self._news.resets.last:
+            ratio = 1.0
         effects: list[Effect] = []
-        if self.work.rule.early:
-            self.work.turn(self.round, ratio)
+        if work.rule.early:
+            work.turn(self.round, ratio)
         else:
-            effects = self._emit(event.x, event.after, ratio)
+            effects = self._emit(x, after, ratio)
         self.phase = WAITING
         if self._limited:
             self._waiting.trained()
@@ -196,7 +200,7 @@ class Rounds(Course):
     def _close(self, effects: list[Effect]) -> list[Effect]:
         """Close the round, and open the next; added to effects."""
         work, row, round = self.work, self._here, self.round
-        intake = work.take(self.edges, row, round, self.resets.last)
+        intake = work.take(self.edges, row, round, self._news.resets.last)
         adopt = work.absorb(intake)
         effects.append(adopt)
         if work.own.payload:
@@ -213,15 +217,15 @@ class Rounds(Course):
             effects += [Note("correction", f.peer, round=f.round) for f in intake.late]
         for edge in self.edges.values():
             edge.release(round)
-        effects += self._advance()
+        self.round = round + 1
+        if self._goal > self.round or self._limited:
+            effects += self._catch_up(round)
         effects += self._open_round(adopt.x)
         return effects
 
-    def _advance(self) -> list[Effect]:
-        """On to the next round, or to that of the peers, if they went on while this node was away or slow: a
-        gap is none, and everyone who waits for a word of it gets one."""
-        last = self.round
-        self.round = last + 1
+    def _catch_up(self, last: int) -> list[Effect]:
+        """On in the round of the peers, if they went on while this node was away or slow: a gap is none, and
+        everyone who waits for a word of it gets one."""
         if self._goal > self.round:
             self.round = max(self.round, min(self._goal, self._end))
         if self._limited:

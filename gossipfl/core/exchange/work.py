@@ -50,9 +50,10 @@ class Work:
 
     def emit(self, x: Tensor, after: Tensor, round: int, ratio: float) -> bool:
         """Make the own payload. Is there one?"""
-        self.turn(round, ratio)
-        self.own = own(self.rule.emit(self.state, x, after, self._turn), self.terms.packing)
-        return bool(self.own.payload)
+        turn = self._turn = Turn(round, ratio, self._turn.links)
+        payload = self.rule.emit(self.state, x, after, turn)
+        self.own = own(payload, self.terms.packing) if self._coded else Own(payload, payload, payload)
+        return bool(payload)
 
     def turn(self, round: int, ratio: float) -> None:
         """`ratio`: of the learning rates of this local phase and the one before."""
@@ -77,7 +78,8 @@ class Work:
     def take(self, edges: Mapping[int, Edge], row: Row, round: int, since: int) -> Intake:
         """Everything that counts when a round closes. What is older than `since` has no part in what began
         anew there."""
-        arrived, late = dict[int, Vectors](), list[Flow]()
+        arrived: dict[int, Vectors] = {}
+        late: list[Flow] = []
         for peer, edge in edges.items():
             theirs = edge.take(round)
             if theirs is not None:
@@ -97,18 +99,19 @@ class Work:
 
     def absorb(self, intake: Intake) -> Adopt:
         """Close the round with what counts in it."""
-        self._last = (self.state, intake)
-        adopt, self.state = self._absorb()
+        adopt, state = self._absorb(self.state, intake)
+        self._last, self.state = (self.state, intake), state
         return adopt
 
     def again(self, late: list[Flow]) -> Tensor:
         """The last round once more, with what has come too late for it: what that adds to x [d]."""
         state, intake = self._last
-        before, _ = self._absorb()
+        before, _ = self._absorb(state, intake)
         # It is acknowledged now, and may be asked for once more: its sender's memory may not be.
         late = [flow._replace(theirs=tuple(z.clone() for z in flow.theirs)) for flow in late]
-        self._last = (state, intake._replace(late=(*intake.late, *late)))
-        after, self.state = self._absorb()
+        intake = intake._replace(late=(*intake.late, *late))
+        self._last = (state, intake)
+        after, self.state = self._absorb(state, intake)
         return after.x - before.x
 
     def stand(self, x: Tensor, round: int) -> None:
@@ -120,22 +123,22 @@ class Work:
         withheld = frozenset(row.receivers) if self.terms.columns else frozenset()
         self._last = (self.state, Intake(row, {}, (), tuple(row.neighbors), withheld))
 
-    def let_go(self) -> None:
-        """The last round will not be asked for again: let go of what was received."""
-        self._last = NOTHING
+    def open(self, x: Tensor) -> None:
+        """A round begins at x `[d]`. The last one will not be asked for again: what was received is let go
+        of."""
+        self.x, self.after, self._last = x, None, NOTHING
 
-    def _absorb(self) -> tuple[Adopt, State]:
-        """What comes of the last round's intake."""
+    def _absorb(self, state: State, intake: Intake) -> tuple[Adopt, State]:
+        """What comes of a round's intake."""
         assert self.x is not None and self.after is not None
-        state, intake = self._last
-        per_link = self.rule.per_link
+        rule = self.rule
         apart: float | None = None
-        if per_link:
+        if rule.per_link:
             box = inbox_by_link(self.own, intake)
         else:
             box, apart = inbox(self.terms, self.own, intake)
-        x, state = self.rule.absorb(state, self.x, self.after, box, self._turn)
+        x, state = rule.absorb(state, self.x, self.after, box, self._turn)
         given, got = self.own.payload, box.mixed
-        if self.rule.sends and not self._compares:
+        if rule.sends and not self._compares:
             given, got, apart = (self.after,), (x,), None
         return Adopt(self._turn.round, x, given, got, tuple(intake.arrived), apart), state
