@@ -219,8 +219,7 @@ class Connected:
                     self._meddling.send(effect)
             elif isinstance(effect, Adopt):
                 self._adopted = effect
-                # nothing of the next round before this one is safe
-                if self._keeps and self._keeping.due(effect.round + 1):
+                if self._keeping.due(effect.round + 1):  # nothing of the next round before this one is safe
                     self._hold(effects[index + 1 :])
                     return
             elif isinstance(effect, Note):
