@@ -278,8 +278,8 @@ class Connected:
         elif note.kind == "refused":
             raise Refused(f"{self._name}: {self._plan.config.names[note.peer]}: {note.text}")
 
-    def _turn(self, timeout: float | None) -> None:
-        """Wait for something to happen, and let it."""
+    def _turn(self, timeout: float | None, thorough: bool = False) -> None:
+        """Wait for something to happen, and let it. thorough: let all happen that is there by now."""
         if self._meddling is not None:
             for down in self._meddling.downs():
                 self._handle(down)
@@ -289,7 +289,7 @@ class Connected:
         pause = around.due - before
         if timeout is not None and timeout < pause:
             pause = timeout
-        events = self.transport.poll(pause if pause > 0.0 else 0.0)
+        events = self.transport.poll(pause if pause > 0.0 else 0.0, thorough)
         now = time.monotonic()
         self._wait_s += now - before
         if events:

@@ -184,8 +184,9 @@ class Node(Connected):
         self.keeper.at(self.rounds + 1, training=False)
         self._wait_s = self._mix_s = 0.0
         self._complained = time.monotonic()
-        if self._complained >= self._around.due:  # it may wait for nobody, and so never look or listen
-            self._turn(0.0)
+        if self._complained >= self._around.due:
+            # It may wait for nobody, and so never look or listen; a slow one hears where the others are.
+            self._turn(0.0, thorough=True)
         learner, movable, still = self.learner, self._movable, self._still
         # Memory that the learner can leave is given away as it is: what is sent of it is not written again.
         after = learner.vector if movable else self._copy()

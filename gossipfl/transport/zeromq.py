@@ -326,10 +326,11 @@ class ZeroMQ:
             parcels.append(Parcel((head, frame), len(head) + len(raw)))
         return parcels
 
-    def poll(self, timeout: float | None) -> list[Event | Note]:
+    def poll(self, timeout: float | None, thorough: bool = False) -> list[Event | Note]:
         """Wait up to `timeout` seconds (None: for ever) for anything to happen; returns at once with what is
-        there."""
+        there. thorough: with all of it, and not only with what a round has of it."""
         with self._lock:
+            self._sockets.thorough = thorough
             return self._poll(timeout)
 
     def _poll(self, timeout: float | None) -> list[Event | Note]:
@@ -366,14 +367,14 @@ class ZeroMQ:
         self._accepting.answer_watchers()
         # The monitor tells of an end before what came last can be read: ends wait for one more look at the
         # lines.
-        self._sockets.thorough = bool(self._ending)
+        self._sockets.thorough = self._sockets.thorough or bool(self._ending)
         settle = SETTLE if self._ending else None
         limits = (timeout, settle, self._accepting.due(), self._dialling.redial(), self._beat_if_due())
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _end(self, ending: Sequence[Left | Session]) -> list[Event | Note]:
         """These connections are over, and read."""
-        self._ending, self._sockets.thorough = [], False
+        self._ending = []
         events: list[Event | Note] = []
         for end in ending:
             events += self._dialling.ended(end) if isinstance(end, Session) else self._accepting.ended(end)

@@ -105,6 +105,8 @@ class Running:
     temporary: Path
     _streams: tuple[IO[bytes], IO[bytes]]
     started_at: float = field(default_factory=time.monotonic)
+    _read: dict[Path, int] = field(default_factory=dict)  # bytes of records
+    _front: int = 0  # the last round in them
 
     def others(self) -> list[int]:
         """All living processes of this command but its first."""
@@ -128,8 +130,18 @@ class Running:
         return [r for r in found if kind is None or r["kind"] == kind]
 
     def reached(self, round: int) -> bool:
-        """Has some node recorded this round?"""
-        return any(r["round"] >= round for r in self.records("round"))
+        """Has some node recorded this round? What has been read is not read again: this is asked all the
+        time, beside nodes that want the processor."""
+        for path in (self.out / "records").glob("*.jsonl"):
+            with path.open("rb") as file:
+                begin = self._read.get(path, 0)
+                file.seek(begin if begin <= path.stat().st_size else 0)
+                text = file.read()
+                whole = text[: text.rfind(b"\n") + 1]
+                self._read[path] = file.tell() - len(text) + len(whole)
+            rounds = (r["round"] for r in map(json.loads, whole.splitlines()) if r["kind"] == "round")
+            self._front = max(self._front, *rounds, 0)
+        return self._front >= round
 
     def over(self) -> bool:
         """Has the command itself ended?"""
