@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 #: A task in which a step takes 10 ms, and at node 3, whose rows are marked in the first pixel, until both of
-#: its neighbors have made five rounds more: however fast the machine is, if only they do not wait for it.
+#: its neighbors have made five rounds more, and a beat at least: however fast the machine is, if only they do
+#: not wait for it.
 TASK = """
 import json
 import time
@@ -39,8 +40,9 @@ def made(node):
 class Sleepy(nn.Sequential):
     def forward(self, images):
         if self.training:
-            time.sleep(0.01)
-            if (images[:, 0] == 77).any():
+            slow = (images[:, 0] == 77).any()
+            time.sleep(0.3 if slow else 0.01)
+            if slow:
                 goal = {node: min(made(node) + 5, 60) for node in (2, 4)}
                 while any(made(node) < goal[node] for node in goal):
                     time.sleep(0.01)
@@ -83,7 +85,7 @@ def test_a_slow_node_is_told_as_slow_and_nobody_waits_for_it(tmp_path: Path, sta
     assert {(2, 3), (4, 3)} <= told
     assert not [r for r in records if r["kind"] == "peer_down" and r["peer"] == 3]
     made = Counter(r["node"] for r in records if r["kind"] == "round")
-    assert 1 < made[3] <= 60 / 5
+    assert 1 < made[3] <= 60 / 4
     assert [r for r in records if r["kind"] == "correction" and r["node"] in (2, 4) and r["peer"] == 3]
     evaluated = {(r["node"], r["round"]) for r in records if r["kind"] == "eval"}
     assert len(evaluated) == 8 * 6  # node 3's too, where it left out the round
