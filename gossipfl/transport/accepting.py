@@ -24,7 +24,7 @@ from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.lookout import Lookout
 from gossipfl.transport.readiness import Socket, more
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sending, Sockets, monitored
+from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sending, Sockets, monitored, recv
 from gossipfl.transport.wire import Beat, Buffer, Decoder, Layout, Who, encode
 
 #: How a node is turned away whose name another process bears.
@@ -181,7 +181,7 @@ class Accepting:
         if self._lookout is None:
             return
         for route, frames in self._lookout.answers():
-            self._sockets.poller.stirred = True
+            self._sockets.poller.stirred.add(self._router)
             with contextlib.suppress(zmq.ZMQError):  # it has gone
                 self._router.send_multipart((route, *frames), zmq.NOBLOCK)
 
@@ -196,7 +196,7 @@ class Accepting:
         router, first = self._router, True
         while first or (left > 0 and more(router)):
             first, left = False, left - 1
-            key, head = router.recv(NOBLOCK), router.recv(NOBLOCK, False)
+            key, head = recv(router, NOBLOCK), recv(router, NOBLOCK, False)
             line = self._accepted.get(key) or self._met(key, head)
             frames = self._sockets.message(head, router)
             if line.peer is not None and (line.peer, line.session) not in self._routes:

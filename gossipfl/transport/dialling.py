@@ -19,7 +19,7 @@ from gossipfl.transport.curve import Keys
 from gossipfl.transport.descriptor import Descriptor, descriptor
 from gossipfl.transport.readiness import Socket, more
 from gossipfl.transport.signs import Signs
-from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sockets, monitored
+from gossipfl.transport.sockets import NOBLOCK, Beside, Fetch, Sockets, monitored, recv
 from gossipfl.transport.wire import Beat, Decoder, Frames, Layout, Who, encode
 
 _OPENED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -271,7 +271,7 @@ class Dialling:
         at, left, first = self._signs.now(), self._sockets.enough(1), True
         while first or (left > 0 and more(socket)):
             first, left = False, left - 1
-            frames = self._sockets.message(socket.recv(NOBLOCK, False), socket)
+            frames = self._sockets.message(recv(socket, NOBLOCK, False), socket)
             if self.beside is not None:
                 events += self.beside.before(dialled.peer, dialled.session)
             try:

@@ -3,8 +3,8 @@
 libzmq's own poll asks every socket twice, and one that has nothing costs a system call each time: a dozen of
 them a round for a node with two neighbors. libzmq wakes whoever waits for a socket by a file descriptor, and
 forgets that it did as soon as anything is done on the socket. So a line, on which this thread sends too, is
-asked before a wait if anything has been done on lines since the last one; a monitor, which is only ever read
-to its end, when its descriptor says so.
+asked before a wait if anything has been done on it since it was asked last; a monitor, which is only ever
+read to its end, when its descriptor says so.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import time
 from typing import Final, Protocol
 
 import zmq
+from zmq.backend import Socket as Backend
 
 Socket = zmq.Socket[bytes]
 
+#: `Socket.get`, found at once: what a socket does not have by that name would be an option of it.
+_get: Final = Backend.get
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 
@@ -25,7 +28,9 @@ POLLIN: Final = int(zmq.POLLIN)
 class Poller(Protocol):
     """Waits for sockets and file descriptors."""
 
-    stirred: bool  # has anything been done on a socket since the last `poll`? Whoever does it says so
+    stirred: set[
+        Socket
+    ]  # those on which something has been done since they were asked: whoever does it adds them
     news: bool  # may something of what the last `poll` found be no line's?
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
@@ -45,48 +50,44 @@ class Descriptors:
         self._system = select.poll()
         self._items: dict[int, Socket | int] = {}
         self._numbers: dict[Socket | int, int] = {}
-        self._lines: list[Socket] = []
-        self._others: set[int] = set()  # numbers of what is no line
-        self._new: list[Socket] = []  # told of, perhaps, before anyone waited
-        self.stirred = self.news = True
+        self._lines: set[Socket] = set()
+        self.stirred: set[Socket] = set()
+        self.news = False
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         number = item if isinstance(item, int) else int(item.get(zmq.FD))
-        self._items[number], self._numbers[item], self.stirred = item, number, True
+        self._items[number], self._numbers[item] = item, number
         self._system.register(number, select.POLLIN)
-        if told or isinstance(item, int):
-            self._others.add(number)
         if not isinstance(item, int):
-            (self._new if told else self._lines).append(item)
+            self.stirred.add(item)  # told of, perhaps, before anyone waited
+            if not told:
+                self._lines.add(item)
 
     def unregister(self, item: Socket | int) -> None:
         number = self._numbers.pop(item)
         self._system.unregister(number)
         del self._items[number]
-        self._others.discard(number)
-        self._lines = [line for line in self._lines if line is not item]
-        self._new = [line for line in self._new if line is not item]
+        if not isinstance(item, int):
+            self._lines.discard(item)
+            self.stirred.discard(item)
 
     def poll(self, timeout: float | None) -> set[Socket | int]:
         end = None if timeout is None else time.monotonic() + timeout
         ready: set[Socket | int] = set()
         while True:
-            self.news = bool(self._new)
             if self.stirred:
-                for line in self._lines + self._new if self._new else self._lines:
-                    if line.get(EVENTS) & POLLIN:  # type: ignore[operator]
-                        ready.add(line)
-                self._new, self.stirred = [], bool(ready)
+                self.stirred = {socket for socket in self.stirred if more(socket)}
+                ready.update(self.stirred)
             woken = self._system.poll(0 if ready else _milliseconds(timeout))
             for number, _ in woken:
                 item = self._items[number]
-                if type(item) is int:
+                if isinstance(item, int):
                     ready.add(item)
-                elif item.get(EVENTS) & POLLIN:  # type: ignore[union-attr, operator]
+                elif item not in ready and more(item):
                     ready.add(item)
-                    self.stirred = True
-                self.news = self.news or number in self._others
+                    self.stirred.add(item)
             if ready or not woken:
+                self.news = not self._lines.issuperset(ready)
                 return ready
             if end is not None:  # it was about something else
                 timeout = max(0.0, end - time.monotonic())
@@ -97,7 +98,8 @@ class Libzmq:
 
     def __init__(self) -> None:
         self._poller = zmq.Poller()
-        self.stirred = self.news = True
+        self.stirred: set[Socket] = set()
+        self.news = True
 
     def register(self, item: Socket | int, *, told: bool = False) -> None:
         self._poller.register(item, zmq.POLLIN)
@@ -116,7 +118,7 @@ def poller() -> Poller:
 
 def more(socket: Socket) -> bool:
     """Has a socket something that can be read? Asking takes longer than reading."""
-    return bool(socket.get(EVENTS) & POLLIN)  # type: ignore[operator]
+    return bool(_get(socket, EVENTS) & POLLIN)  # type: ignore[operator]
 
 
 def _milliseconds(seconds: float | None) -> int | None:

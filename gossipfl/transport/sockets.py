@@ -34,7 +34,8 @@ WAITING = 4000
 COPY_BELOW = 512 * 1024
 
 
-#: What `Socket.send` comes to for the kinds of sockets there are here.
+#: What `Socket.recv` and `send` come to for the kinds of sockets there are here, found at once.
+recv: Final = Backend.recv
 _send: Final = Backend.send
 
 Sending = Sequence[Buffer | zmq.Frame]
@@ -106,7 +107,7 @@ class Sockets:
 
     def send(self, socket: Socket, frames: Sending) -> None:
         """Queue a message; its last frame is not copied if it is large. Raises ZMQError."""
-        self.poller.stirred = True
+        self.poller.stirred.add(socket)
         *heads, last = frames
         for head in heads:
             _send(socket, head, SOME)
@@ -118,7 +119,7 @@ class Sockets:
         frames: list[Buffer] = [first]
         size, more = len(first), head.more
         while more:
-            frame = socket.recv(NOBLOCK, False)
+            frame = recv(socket, NOBLOCK, False)
             buffer, more = frame.buffer, frame.more
             frames.append(buffer)
             size += len(buffer)

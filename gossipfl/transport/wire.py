@@ -176,9 +176,16 @@ def encode(message: Message, who: Who, chunk: int = CHUNK) -> Iterator[Frames]:
 def chunks(head: tuple[int, ...], payload: Vectors, chunk: int) -> Iterator[tuple[bytes, memoryview]]:
     """A payload's frames, after a header that begins so, and goes on with part and offset."""
     for part, tensor in enumerate(payload):
-        raw = memoryview(tensor.detach().view(torch.uint8).numpy().data)
+        raw = _bytes(tensor)
         for offset in range(0, len(raw) or 1, chunk):
             yield _pack([*head, part, offset]), raw[offset : offset + chunk]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a tensor."""
+    if tensor.dtype.itemsize < 4 or not tensor.numel():  # numpy does not know each of those
+        return memoryview(tensor.detach().view(torch.uint8).numpy().data)
+    return memoryview(tensor.detach().numpy().data).cast("B")
 
 
 def _pack(fields: Sequence[object]) -> bytes:
@@ -305,7 +312,7 @@ class Decoder:
 
     def _at_once(self, fields: list[object], frames: Sequence[Buffer]) -> Data | None:
         """A payload of one tensor that comes in one piece, as most do; None: this is not all of one."""
-        if len(self.layout.parts) != 1 or len(frames) != 2 or len(fields) != 5 or self.layout.below:
+        if len(self.layout.parts) != 1 or len(frames) != 2 or len(fields) != 5 or any(self.layout.below):
             return None
         elements, dtype = self.layout.parts[0]
         raw, size = frames[1], elements * dtype.itemsize

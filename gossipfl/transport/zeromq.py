@@ -229,7 +229,7 @@ class ZeroMQ:
                 if route is not None:
                     self._accepting.send(route, (JUNK,))
                 elif socket is not None:
-                    self._sockets.poller.stirred = True
+                    self._sockets.poller.stirred.add(socket)
                     socket.send(JUNK, zmq.NOBLOCK)
 
     def overtake(self, peer: int, session: int, message: Message) -> bool:
@@ -401,7 +401,6 @@ class ZeroMQ:
             return None
         now = time.monotonic()
         if now >= self._due:
-            self._sockets.poller.stirred = True
             self._due = now + self._interval
             frame = encode_beat(self._beat())
             for route in self._accepting.open().values():
@@ -409,5 +408,5 @@ class ZeroMQ:
                     self._accepting.send(route, (frame,))
             for socket in self._dialling.open().values():
                 with contextlib.suppress(zmq.ZMQError):
-                    socket.send(frame, zmq.NOBLOCK)
+                    self._sockets.send(socket, (frame,))
         return self._due - now
