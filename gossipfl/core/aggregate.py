@@ -6,6 +6,8 @@ product with sorted columns gives, so that one node and the whole graph as a mat
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,7 +16,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse._sparsetools import csr_matvecs
 
 from gossipfl import plugin
 from gossipfl.errors import ConfigError, Problem
@@ -34,6 +35,10 @@ TINY: Final = 2.0**-126
 BLOCK = 131_072
 #: Elements up to which all are looked at to tell how far two vectors are from each other.
 WHOLE = 2**20
+#: Elements from which scipy's sparse product is loaded for a sum: 10 MB, which a small node does without.
+BIG: Final = 2**20
+#: Elements of a term that are multiplied at a time where it is not.
+PIECE: Final = 16_384
 #: Elements up to which a call costs more than its arithmetic: all terms are the rows of one array then, which
 #: numpy adds up from the first to the last.
 SMALL = 8_192
@@ -186,11 +191,41 @@ def _scalar(value: float, char: str) -> Array:
 #: One row with one entry, in the first column.
 _ROW: Final = (np.array([0, 1], np.int32), np.array([0], np.int32))
 
+Add = Callable[[Array, Array, Array], None]
+"""total += weight [1] * value: one multiply and one add an element."""
+
+
+def _by_numpy(total: Array, weight: Array, value: Array) -> None:
+    """A piece after the other, through memory that stays in the cache."""
+    scratch = np.empty(min(PIECE, total.size), total.dtype)
+    for begin in range(0, total.size, PIECE):
+        part = total[begin : begin + PIECE]
+        term = np.multiply(value[begin : begin + PIECE], weight, out=scratch[: part.size])
+        np.add(part, term, out=part)
+
+
+def hasten(size: int) -> None:
+    """Load scipy's sparse product, if sums of so many elements gain by it: for a process that sums for many
+    nodes, or is forked into them."""
+    if size > SMALL:
+        importlib.import_module("scipy.sparse")
+
+
+def _adder(size: int) -> Add:
+    """What adds terms of so many elements: scipy's sparse product, which needs no memory of its own for a
+    term, where it is loaded anyhow or the model is big; else numpy. The bits are the same (a test holds them
+    to that)."""
+    if "scipy.sparse" not in sys.modules and size < BIG:
+        return _by_numpy
+    from scipy.sparse._sparsetools import csr_matvecs
+
+    ends, columns = _ROW
+    return lambda total, weight, value: csr_matvecs(1, 1, total.size, ends, columns, weight, value, total)
+
 
 def _sum_into(total: Array, terms: Sequence[tuple[float, Array]], seen: Departure | None) -> None:
     """Only a sum whose every term is -0.0 tells whether it began at +0.0: adding that at the end gives the
-    same. scipy's sparse product adds a term without memory of its own for it, one multiply and one add an
-    element (a test holds it to that)."""
+    same."""
     if total.size <= SMALL:
         rows = np.array([value for _, value in terms])
         rows *= np.array([weight for weight, _ in terms], rows.dtype)[:, np.newaxis]
@@ -199,13 +234,13 @@ def _sum_into(total: Array, terms: Sequence[tuple[float, Array]], seen: Departur
             seen.see(0, total)
         return
     (first, value), *rest = terms
-    ends, columns = _ROW
+    add = _adder(total.size)
     weights = [_scalar(weight, total.dtype.char) for weight, _ in rest]
     for begin in range(0, total.size, BLOCK):
         block = total[begin : begin + BLOCK]
         np.multiply(value[begin : begin + BLOCK], first, out=block)
         for weight, (_, other) in zip(weights, rest, strict=True):
-            csr_matvecs(1, 1, block.size, ends, columns, weight, other[begin : begin + BLOCK], block)
+            add(block, weight, other[begin : begin + BLOCK])
         block += 0.0
         if seen is not None:
             seen.see(begin, block)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import scipy.sparse as sp
 
 from gossipfl.core.codecs import KEY as CODEC
 from gossipfl.core.codecs import Codec
 from gossipfl.core.rules.base import Part, Rule
 from gossipfl.errors import Problem
 from gossipfl.topology import Graph, Mixing, Schedule
+from gossipfl.topology.mixing import identity
+from gossipfl.topology.mixing import lazy as halfway
 from gossipfl.topology.spectrum import rho
 
 #: What the names in a rule's `needs` mean, in a few words.
@@ -62,17 +63,13 @@ class Mapped:
         return self._last[1]
 
 
-def _identity(n: int) -> Mixing:
-    return Mixing(sp.csr_array(sp.identity(n, dtype=np.float64, format="csr")))
-
-
 def every(schedule: Schedule, k: int) -> Schedule:
     """The schedule that mixes after each k-th local phase and stays home in between."""
     if k == 1:
         return schedule
 
     def change(round: int, mixing: Mixing) -> Mixing:
-        return mixing if (round + 1) % k == 0 else _identity(schedule.n)
+        return mixing if (round + 1) % k == 0 else identity(schedule.n)
 
     return Mapped(schedule, change, k if schedule.length == 1 else None)
 
@@ -81,16 +78,14 @@ def lazy(schedule: Schedule) -> Schedule:
     """(I + W) / 2 in every round."""
 
     def change(round: int, mixing: Mixing) -> Mixing:
-        half = (_identity(schedule.n).matrix + mixing.matrix) * 0.5
-        half.sort_indices()
-        return Mixing(sp.csr_array(half))
+        return halfway(mixing)
 
     return Mapped(schedule, change, schedule.length)
 
 
 def smallest_eigenvalue(mixing: Mixing) -> float:
     """lambda_min of a symmetric W; dense up to 512 nodes, Lanczos above."""
-    n = mixing.matrix.shape[0]
+    n = mixing.n
     if n <= 512:
         return float(np.linalg.eigvalsh(mixing.dense())[0])
     from scipy.sparse.linalg import eigsh
@@ -136,11 +131,11 @@ def check_graph(name: str, rule: Rule, schedule: Schedule, first: Mixing, found:
     if "tree" in needs and not _is_tree(schedule):
         why = f"{name} relays sums along a tree, and this graph has cycles, or directions, or changes"
         found.broken(GRAPH, why, "tree, path or star with algorithm.every = 1, or rule dpsgd")
-    if "complete" in needs and first.matrix.nnz != first.n**2:
+    if "complete" in needs and len(first.data) != first.n**2:
         why = f"{name} is the mean over all nodes in every round, so all must be neighbors"
         right = f"complete, or rule {'gradient' if name == 'fedsgd' else 'dpsgd'} on this graph"
         found.broken(GRAPH, why, right)
-    if name == "gradient" and first.matrix.nnz != first.n**2:
+    if name == "gradient" and len(first.data) != first.n**2:
         found.notes.append(
             "gradient: models drift apart on every graph but complete; dpsgd averages the models too"
         )
@@ -151,7 +146,7 @@ def _check_means(name: str, needs: frozenset[str], first: Mixing, found: Finding
     if not first.row_stochastic:
         why = f"{name} takes means, and the rows of W do not sum to 1"
         found.broken(WEIGHTS, why, "metropolis or uniform, or rule push-sum on column-stochastic weights")
-    elif needs and first.matrix.data.min() < 0 and (largest := rho(first)) > 1 + 1e-9:
+    elif needs and first.data.min() < 0 and (largest := rho(first)) > 1 + 1e-9:
         why = f"an eigenvalue of W is {largest:.4f} in size, so differences between nodes grow in every round"
         found.broken(WEIGHTS, why, "metropolis, best-constant, or weights whose rho is below 1")
 
@@ -249,7 +244,7 @@ def check_on_death(name: str, rule: Rule, schedule: Schedule, first: Mixing, fou
     elif schedule.graph(0).directed or not (first.symmetric and first.column_stochastic):
         why = "the edges of rewire count both ways, so it needs a symmetric, doubly stochastic W"
         found.broken(key, why, f"{right}, or metropolis weights on an undirected graph")
-    elif first.matrix.data.min() < 0:
+    elif first.data.min() < 0:
         why = "rewire gives away what a node keeps, and some weights of W are negative"
         found.broken(key, why, f"{right}, or metropolis weights")
 

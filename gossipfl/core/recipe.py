@@ -6,10 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
-
-import scipy.sparse as sp
 
 from gossipfl import plugin
 from gossipfl.core import laws
@@ -19,7 +16,7 @@ from gossipfl.core.exchange.intake import Terms
 from gossipfl.core.rules import averaging, combine, sums, tracking
 from gossipfl.core.rules.base import Part, Rule
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.topology import Mixing, Schedule
+from gossipfl.topology import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,23 +107,13 @@ class Recipe:
         entries = tuple(zip(columns.tolist(), weights.tolist(), strict=True))
         if not self.arcs:
             return Row(node, entries)
-        transposed = _transposed(mixing)
-        first, last = transposed.indptr[node], transposed.indptr[node + 1]
-        pairs = zip(
-            transposed.indices[first:last].tolist(), transposed.data[first:last].tolist(), strict=True
-        )
+        receivers, shares = mixing.column(node)
+        pairs = zip(receivers.tolist(), shares.tolist(), strict=True)
         return Row(node, entries, tuple((j, w) for j, w in pairs if j != node))
 
     def terms(self, score: Callable[[Tensor], float] | None = None) -> Terms:
         """What a node's payloads go through; `score` tells a model's loss on the node's validation data."""
         return Terms(self.packing, self.schedule.n, self.arcs, self.columns, self.reweigh, score)
-
-
-@lru_cache(maxsize=8)
-def _transposed(mixing: Mixing) -> sp.csr_array:
-    turned = sp.csr_array(mixing.matrix.T.tocsr())
-    turned.sort_indices()
-    return turned
 
 
 def make_rule(name: str, params: Mapping[str, object]) -> tuple[Rule, dict[str, object]]:

@@ -73,9 +73,9 @@ def end_of(schedule: Schedule, node: int, rounds: int, early: bool, limit: int) 
     known[node] = True
     still = 0  # rounds in which nobody new heard
     while at < limit and not known.all() and (schedule.length is None or still < schedule.length):
-        entries = schedule.mixing(at).matrix.tocoo()
+        w = schedule.mixing(at)
         before = int(known.sum())
-        known[entries.row[known[entries.col]]] = True
+        known[w.owners[known[w.indices]]] = True
         still = still + 1 if int(known.sum()) == before else 0
         at += 1
     return max(rounds + 1, at - still)

@@ -22,16 +22,15 @@ def machine(plan: Plan, node: int, about: Mapping[str, object]) -> Asynchronous:
     post = Post(node, config.swarm.seed, near, plan.rounds, about, int(instance[:15], 16), plan.rewiring)
     if config.algorithm.exchange == "pairwise":
         return Pairwise(post, config.algorithm.every)
-    matrix = plan.recipe.schedule.mixing(0).matrix  # w_ij > 0: i takes what j sends
-    takes = matrix[[node], :].toarray().ravel()
-    gives = matrix[:, [node]].toarray().ravel()
+    w = plan.recipe.schedule.mixing(0)  # w_ij > 0: i takes what j sends
+    takes, gives = (dict(zip(*entries, strict=True)) for entries in (w.row(node), w.column(node)))
     period = config.algorithm.period
     terms = Terms(
         period=float(period.removesuffix("s")) if isinstance(period, str) else period,
         in_seconds=isinstance(period, str),
         variant=str(params["variant"]),
         account=account(params),
-        to=tuple(j for j in near if gives[j]),
-        comes=tuple(j for j in near if takes[j]),
+        to=tuple(j for j in near if gives.get(j, 0.0)),
+        comes=tuple(j for j in near if takes.get(j, 0.0)),
     )
     return Push(post, terms)

@@ -49,21 +49,17 @@ class Exchange:
 
     def _reweighed(self, mixing: Mixing, models: Tensor, reweigh: Reweigh) -> Mixing:
         """W with the weights that each node makes of the models' losses on its own validation data."""
-        matrix = mixing.matrix
-        nodes = np.repeat(np.arange(mixing.n), np.diff(matrix.indptr))
-        losses = self._validate(models, nodes, matrix.indices.astype(np.int64)).tolist()
-        data = matrix.data.copy()
-        for first, last in zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist(), strict=True):
-            data[first:last] = reweigh(matrix.data[first:last].tolist(), losses[first:last])
-        return Mixing(sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape))
+        losses = self._validate(models, mixing.owners, mixing.indices.astype(np.int64)).tolist()
+        data = mixing.data.copy()
+        for first, last in zip(mixing.indptr[:-1].tolist(), mixing.indptr[1:].tolist(), strict=True):
+            data[first:last] = reweigh(mixing.data[first:last].tolist(), losses[first:last])
+        return Mixing(mixing.indptr, mixing.indices, data)
 
 
 def _links(mixing: Mixing, x: Tensor) -> tuple[Links, Tensor]:
     """All nodes' links, and for each the place of the one in the other direction."""
-    matrix = mixing.matrix
-    owner = np.repeat(np.arange(mixing.n), np.diff(matrix.indptr))
-    off = owner != matrix.indices
-    owner, other = owner[off], matrix.indices[off].astype(np.int64)
+    off = mixing.owners != mixing.indices
+    owner, other = mixing.owners[off], mixing.indices[off].astype(np.int64)
     back = np.searchsorted(owner * mixing.n + other, other * mixing.n + owner)
     wide = x.dtype if x.element_size() >= 4 else torch.float32
     one = np.ones(len(owner), dtype=x[:0].cpu().to(wide).numpy().dtype)
@@ -73,6 +69,6 @@ def _links(mixing: Mixing, x: Tensor) -> tuple[Links, Tensor]:
     def gather(z: Tensor) -> Tensor:
         return torch.from_numpy(ones @ z.detach().cpu().to(wide).numpy()).to(z)
 
-    weight = torch.from_numpy(matrix.data[off]).to(x).unsqueeze(-1)
+    weight = torch.from_numpy(mixing.data[off]).to(x).unsqueeze(-1)
     links = Links(lambda z: z.index_select(0, owners), gather, weight, mixing.n)
     return links, torch.from_numpy(back).to(x.device)

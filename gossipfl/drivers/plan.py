@@ -92,10 +92,10 @@ class Plan:
     def _edges(self) -> list[tuple[int, int]]:
         found: set[tuple[int, int]] = set()
         for t in self.distinct_rounds():
-            coo = self.recipe.schedule.mixing(t).matrix.tocoo()
+            w = self.recipe.schedule.mixing(t)
             found |= {
                 (min(i, j), max(i, j))
-                for i, j in zip(coo.row.tolist(), coo.col.tolist(), strict=True)
+                for i, j in zip(w.owners.tolist(), w.indices.tolist(), strict=True)
                 if i != j
             }
         return sorted(found)
@@ -127,10 +127,10 @@ class Plan:
     def _graph(self) -> str:
         graph = hashlib.sha256()
         for t in self.distinct_rounds()[:64]:
-            matrix = self.recipe.schedule.mixing(t).matrix
-            for array in (matrix.indptr, matrix.indices):
+            w = self.recipe.schedule.mixing(t)
+            for array in (w.indptr, w.indices):
                 graph.update(array.astype("<i8").tobytes())
-            graph.update(matrix.data.astype("<f8").tobytes())
+            graph.update(w.data.astype("<f8").tobytes())
         return graph.hexdigest()[:16]
 
 

@@ -78,8 +78,8 @@ def _run(plan: Plan, workload: Workload, watch: Watch, each: bool, crew: Crew) -
         x, state = rule.absorb(state, x, after, inbox, turn)
         rounds += 1
         t2 = time.perf_counter()
-        degrees = np.diff(mixing.matrix.indptr) - 1 if payload else np.zeros(n, dtype=np.int64)
-        sent = np.bincount(mixing.matrix.indices, minlength=n) - 1 if payload else degrees
+        degrees = np.diff(mixing.indptr) - 1 if payload else np.zeros(n, dtype=np.int64)
+        sent = np.bincount(mixing.indices, minlength=n) - 1 if payload else degrees
         messages += sent
         now = t2 - begun
         values = cohort.evaluate(x) if due(rounds, config.swarm.eval_every, end) else {}

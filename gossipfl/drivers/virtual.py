@@ -15,6 +15,7 @@ from typing import Final
 import torch
 
 from gossipfl import draw
+from gossipfl.core.aggregate import hasten
 from gossipfl.core.events import (
     Adopt,
     Begin,
@@ -370,6 +371,7 @@ def run(plan: Plan, workload: Workload, watch: Watch) -> Outcome:
     nodes have."""
     threads, thresholds = torch.get_num_threads(), gc.get_threshold()
     torch.set_num_threads(plan.config.train.threads)
+    hasten(workload.d)
     gc.set_threshold(SELDOM, *thresholds[1:])
     try:
         if plan.config.algorithm.replay:

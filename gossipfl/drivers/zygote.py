@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gossipfl.config import load_config
+from gossipfl.core.aggregate import hasten
 from gossipfl.drivers import checkpoint, gpu, memory, room
 from gossipfl.drivers.child import Run
 from gossipfl.drivers.keep import save_array, save_models
@@ -35,7 +36,9 @@ from gossipfl.learning.workload import Workload, workload
 
 
 def _warm(load: Workload) -> None:
-    """A few real steps, so that what torch imports and sets up lazily is there before the fork."""
+    """A few real steps, so that what torch imports and sets up lazily is there before the fork; and what
+    sums."""
+    hasten(load.d)
     learner = load.learner(0)
     for round in range(2):
         learner.phase(round)

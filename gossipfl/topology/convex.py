@@ -11,7 +11,6 @@ import importlib
 import warnings
 
 import numpy as np
-import scipy.sparse as sp
 
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import mixing
@@ -47,6 +46,8 @@ def _fastest(graph: Graph, name: str, *, negative: bool) -> Mixing:
         raise ConfigError(
             Problem("topology.weights", f"{name} needs cvxpy, which is not installed", right)
         ) from error
+    import scipy.sparse as sp
+
     incidence = sp.csr_array(
         (np.concatenate([np.ones(m), -np.ones(m)]), (edges.T.ravel(), np.tile(np.arange(m), 2))), shape=(n, m)
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gossipfl.topology import mixing, spectrum
@@ -208,7 +207,7 @@ def contraction_of(made: Drawn) -> float | None:
     for round in range(rounds):
         w = made.mixing(round).matrix
         total = total + w.T @ w
-    mean = mixing.from_matrix(sp.csr_array(total / rounds))
+    mean = mixing.from_matrix((total / rounds).tocsr())
     if mean.row_stochastic:
         return spectrum.rho(mean)
     if n > spectrum.DENSE:

@@ -14,16 +14,18 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from xml.parsers import expat
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.topology import mixing
 from gossipfl.topology.graph import Graph, from_pairs
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 NUMBER: Final = re.compile("0|[1-9][0-9]{0,17}")
 """How a node's number is written: one way for each, so that 7 and 07 are not two nodes."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gossipfl.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 BITSET_WORK = 2_000_000_000
 """Words that a search from all nodes at once may touch; the diameter of a larger, longer graph is found by
@@ -26,6 +29,8 @@ class Graph:
     labels, addresses: node names and network addresses of a file, in node order, or empty.
     positions: float64 [n, 2] where the nodes are drawn, if the graph has a layout of its own.
     matrix: float64 CSR [n, n], the mixing matrix that came with the graph (a weighted file), or None.
+
+    scipy, 10 MB, is loaded where it is asked for alone: a node needs none of it.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Graph:
     @cached_property
     def adjacency(self) -> sp.csr_array:
         """int8 CSR [n, n]: a_ij = 1 where i receives from j (as w_ij)."""
+        import scipy.sparse as sp
+
         ones = np.ones(len(self.arcs), dtype=np.int8)
         return sp.csr_array((ones, (self.arcs[:, 1], self.arcs[:, 0])), shape=(self.n, self.n))
 
@@ -75,7 +82,7 @@ class Graph:
 
     @cached_property
     def _components(self) -> tuple[int, NDArray[np.int32]]:
-        from scipy.sparse import csgraph  # it loads scipy.linalg: 5 MB that a node has no use for
+        from scipy.sparse import csgraph
 
         count, of = csgraph.connected_components(self.adjacency, directed=self.directed, connection="strong")
         return int(count), of
@@ -90,8 +97,9 @@ class Graph:
 
     def connected(self) -> bool:
         """Does a path lead from every node to every other (along the arcs)?"""
-        there = self.adjacency
-        return _reaches_all(there) and (not self.directed or _reaches_all(there.T.tocsr()))
+        return _reaches_all(self.arcs, self.n) and (
+            not self.directed or _reaches_all(self.arcs[np.lexsort(self.arcs.T), ::-1], self.n)
+        )
 
     def diameter(self) -> int | None:
         """The longest shortest path, in hops; None where the graph is not connected."""
@@ -105,14 +113,15 @@ class Graph:
         return _diameter_by_bounds(self.adjacency)
 
 
-def _reaches_all(adjacency: sp.csr_array) -> bool:
-    """Does a path lead from node 0 to every other?"""
-    reached = np.zeros(adjacency.shape[0], dtype=bool)
+def _reaches_all(arcs: NDArray[np.int64], n: int) -> bool:
+    """Does a path lead from node 0 to every other? arcs: sorted by where they begin."""
+    begins = np.searchsorted(arcs[:, 0], np.arange(n + 1)).tolist()
+    reached = np.zeros(n, dtype=bool)
     reached[:1] = True
-    ahead = [0] if len(reached) else []
+    ahead = [0] if n else []
     while ahead:
         node = ahead.pop()
-        near = adjacency.indices[adjacency.indptr[node] : adjacency.indptr[node + 1]]
+        near = arcs[begins[node] : begins[node + 1], 1]
         new = near[~reached[near]]
         reached[new] = True
         ahead += new.tolist()

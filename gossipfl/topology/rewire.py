@@ -22,7 +22,6 @@ from collections.abc import Collection
 from itertools import pairwise
 
 import numpy as np
-import scipy.sparse as sp
 
 from gossipfl.topology.mixing import Mixing, from_matrix
 
@@ -31,22 +30,21 @@ class Rewiring:
     """The rule on a symmetric, doubly stochastic, nonnegative W. The same at every node."""
 
     def __init__(self, mixing: Mixing) -> None:
-        coo = mixing.matrix.tocoo()
-        off = (coo.row != coo.col) & (coo.data != 0.0)
-        rows, columns, weights = coo.row[off], coo.col[off], coo.data[off]
-        self.n = n = int(mixing.n)
-        self._matrix = mixing.matrix
+        off = (mixing.owners != mixing.indices) & (mixing.data != 0.0)
+        rows, columns, weights = mixing.owners[off], mixing.indices[off], mixing.data[off]
+        self.n = n = mixing.n
+        self._mixing = mixing
         # both ways, for push on a directed graph: what comes in at one border goes out at another
-        both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
-        self._graph = sp.csr_array((np.ones(2 * len(rows), dtype=np.int8), both), shape=(n, n))
-        self._graph.sort_indices()
+        self._near: list[set[int]] = [set() for _ in range(n)]
+        for i, j in zip(rows.tolist(), columns.tolist(), strict=True):
+            self._near[i].add(j)
+            self._near[j].add(i)
         degrees = np.bincount(rows, minlength=n)
         smallest = np.full(n, np.inf)
         np.minimum.at(smallest, rows, weights)
-        kept = mixing.matrix.diagonal()
         lonely = degrees == 0
         smallest[lonely] = 0.0
-        self._budgets = smallest + kept / (2 * np.maximum(degrees, 1))
+        self._budgets = smallest + mixing.diagonal() / (2 * np.maximum(degrees, 1))
 
     def weight(self, i: int, j: int) -> float:
         """c_ij: what an extra edge between two nodes weighs."""
@@ -54,19 +52,24 @@ class Rewiring:
 
     def edges(self, dead: Collection[int]) -> list[tuple[int, int]]:
         """The extra edges i < j among the living, sorted, when these nodes are dead."""
-        gone = np.array(sorted(dead), dtype=np.int64)
-        if not len(gone):
-            return []
-        from scipy.sparse import csgraph
-
-        near = self._graph[gone]
-        count, of = csgraph.connected_components(near[:, gone], directed=False)
-        found: set[tuple[int, int]] = set()
-        for part in range(count):
-            border = np.setdiff1d(near[np.flatnonzero(of == part)].indices, gone).tolist()
+        left, found = set(dead), set[tuple[int, int]]()
+        while left:
+            border = self._border(left, dead)
             ring = [*border, *border[:1]]
             found |= {(min(i, j), max(i, j)) for i, j in pairwise(ring) if i != j}
-        return sorted((i, j) for i, j in found if j not in self._neighbors(i))
+        return sorted((i, j) for i, j in found if j not in self._near[i])
+
+    def _border(self, left: set[int], dead: Collection[int]) -> list[int]:
+        """Who of the living borders, ascending, on one connected part of the dead; it is taken out of
+        `left`."""
+        ahead, seen = [left.pop()], set[int]()
+        while ahead:
+            near = self._near[ahead.pop()]
+            part = near & left
+            left -= part
+            ahead += part
+            seen |= near
+        return sorted(seen.difference(dead))
 
     def peers(self, node: int, dead: Collection[int]) -> tuple[int, ...]:
         """The other ends of a node's extra edges, ascending."""
@@ -76,14 +79,10 @@ class Rewiring:
         """W when these nodes are dead and all know it: a dead node keeps its own, and what it was given stays
         with whoever gave it."""
         gone = np.array(sorted(dead), dtype=np.int64)
-        w = self._matrix.toarray()
+        w = self._mixing.dense()
         w[gone, :] = w[:, gone] = 0.0
         for i, j in self.edges(dead):
             w[i, j] = w[j, i] = self.weight(i, j)
         np.fill_diagonal(w, 0.0)
         np.fill_diagonal(w, 1.0 - w.sum(axis=1))
         return from_matrix(w)
-
-    def _neighbors(self, node: int) -> frozenset[int]:
-        first, last = self._graph.indptr[node : node + 2]
-        return frozenset(self._graph.indices[first:last].tolist())

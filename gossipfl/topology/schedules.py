@@ -298,7 +298,7 @@ def _moments_of(w: Mixing, weights: str) -> Moments | None:
     each."""
     if weights not in schemes.SCHEMES or w.n == 1:
         return None
-    own = float((w.matrix.data**2).sum()) / w.n
+    own = float((w.data**2).sum()) / w.n
     return Moments(own, (1.0 - own) / (w.n - 1))
 
 

@@ -4,14 +4,16 @@ above.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gossipfl.topology.graph import Graph
 from gossipfl.topology.mixing import Mixing
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 DENSE: Final = 512
 PROBES: Final = 500_000
@@ -67,6 +69,8 @@ def product(cycle: list[Mixing]) -> tuple[float, float]:
 
 def laplacian_extremes(graph: Graph) -> tuple[float, float]:
     """The second smallest and the largest eigenvalue of a graph's Laplacian."""
+    import scipy.sparse as sp
+
     laplacian = sp.csr_array(
         sp.diags_array(graph.in_degrees.astype(np.float64)) - graph.adjacency.astype(np.float64)
     )

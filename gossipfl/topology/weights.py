@@ -92,8 +92,7 @@ def best_constant(graph: Graph) -> Mixing:
 
 def lazy(graph: Graph) -> Mixing:
     """(I + W) / 2 of the Metropolis W: positive semidefinite."""
-    w = metropolis(graph).matrix
-    return mixing.from_matrix((w + mixing.identity(graph.n).matrix) * 0.5)
+    return mixing.lazy(metropolis(graph))
 
 
 def uniform(graph: Graph) -> Mixing:
@@ -238,15 +237,16 @@ def checked(w: Mixing, graph: Graph, key: str, name: str) -> Mixing:
     """W itself, if its rows sum to one and it is zero off the graph; else ConfigError naming the first bad
     row.
     """
-    sums = np.asarray(w.matrix.sum(axis=1))
+    sums = w.row_sums
     bad = np.flatnonzero(~(np.abs(sums - 1.0) <= mixing.TOLERANCE))
     if len(bad) and not w.column_stochastic:
         wrong = f"{name}: row {bad[0]} sums to {sums[bad[0]]:.6g}"
         raise ConfigError(Problem(key, wrong, "every row must sum to 1 (or, for push-sum, every column)"))
-    coo = w.matrix.tocoo()
-    off = (coo.row != coo.col) & (np.asarray(graph.adjacency[coo.row, coo.col]).ravel() == 0)
+    rows, columns = w.owners, w.indices.astype(np.int64)
+    there = np.isin(columns * w.n + rows, graph.arcs[:, 0] * w.n + graph.arcs[:, 1])
+    off = (rows != columns) & ~there
     if off.any():
-        i, j = int(coo.row[off][0]), int(coo.col[off][0])
+        i, j = int(rows[off][0]), int(columns[off][0])
         raise ConfigError(
             Problem(key, f"{name}: w[{i}, {j}] is not 0, but {j} does not send to {i}", "0 off the graph")
         )

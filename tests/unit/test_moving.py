@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gossipfl.config import load_config
-from gossipfl.core.aggregate import BLOCK, WHOLE, Departure, departure, ordered_sum
+from gossipfl.core.aggregate import BLOCK, PIECE, SMALL, WHOLE, Departure, departure, hasten, ordered_sum
 from gossipfl.core.events import Adopt
 from gossipfl.drivers.telling import sound
 from gossipfl.learning.flat import Flat
@@ -114,6 +117,37 @@ def test_no_finite_distance_hides_a_number_that_is_none(size: int, value: float)
     got[-1] = value
 
     assert not sound(Adopt(0, got, (given,), (got,), (), departure(given, got)))
+
+
+NAN, INF, LEAST = torch.nan, torch.inf, 2.0**-149
+#: What rounding, signs and exceptions are about.
+AWKWARD = (0.0, -0.0, LEAST, -LEAST, 2.0**-126, 3 * LEAST, 1.0, 1 + 2.0**-23, 1e38, -1e38, INF, -INF, NAN)
+
+
+@pytest.mark.parametrize("size", [SMALL + 1, PIECE, 3 * PIECE + 7, BLOCK + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_a_process_without_scipy_sums_to_the_same_bits(
+    size: int, dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(size + count)
+    awkward = torch.tensor(AWKWARD, dtype=dtype)
+    values = [torch.randn(size, generator=draw, dtype=dtype) * 10.0**k for k in range(count)]
+    for value in values:
+        at = torch.randint(size, (size // 8,), generator=draw)
+        value[at] = awkward[torch.randint(len(awkward), at.shape, generator=draw)]
+        value[: len(awkward)] = awkward  # of all at once: what is -0.0 everywhere is +0.0 in the sum
+    terms = [(float(w), value) for w, value in zip(torch.rand(count, generator=draw), values, strict=True)]
+    with np.errstate(all="ignore"):
+        hasten(size)
+        by_scipy = ordered_sum(terms)
+        monkeypatch.delitem(sys.modules, "scipy.sparse")
+
+        by_numpy = ordered_sum(terms)
+
+    assert bits(by_numpy.nan_to_num(7.0)) == bits(by_scipy.nan_to_num(7.0))
+    assert torch.equal(by_numpy.isnan(), by_scipy.isnan())
+    assert torch.equal(by_numpy.nan_to_num(7.0), plain(terms).nan_to_num(7.0))
 
 
 def plain(terms: list[tuple[float, Tensor]]) -> Tensor:
