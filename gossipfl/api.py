@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -160,7 +161,7 @@ def _resumed(
         raise ConfigError(Problem("--resume", wrong, "what swarm was given as --out"))
     loaded = load_config(folder / "config.toml" if config is None else config, overrides)
     if config is None:
-        loaded = loaded.model_copy(update={"fault": ()})  # they have happened
+        loaded = replace(loaded, fault=())  # they have happened
     exports.check(loaded, folder)
     found = resuming.find(folder, loaded, None if needs_sizes(loaded) else plan(loaded))
     for note in found.notes:

@@ -7,6 +7,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from gossipfl.config.checking import keys
 from gossipfl.config.fault import Fault
 from gossipfl.config.lan import Peer
 from gossipfl.config.model import LOCAL_KEYS, SECTIONS, Config
@@ -26,27 +27,26 @@ def _cell(text: str) -> str:
 def markdown() -> str:
     """The reference as Markdown."""
     lines, defaults = [], Config().to_dict()
-    for name, field in Config.model_fields.items():
-        lines += [f"## [{name}]", "", str(field.description), ""]
+    for name in Config.fields():
+        lines += [f"## [{name}]", "", Config.about(name).description, ""]
         if name in ("node", "fault"):
             lines[-4] = f"## [[{name}]]"
             lines += ["| key | what it is | what it can be |", "|---|---|---|"]
             kind = Peer if name == "node" else Fault
-            for field_name, about in kind.model_fields.items():
-                key, mark = about.alias or field_name, " (L)" if about.json_schema_extra else ""
-                lines.append(
-                    f"| `{key}`{mark} | {_cell(str(about.description))} | {_cell(expected(about))} |"
-                )
+            for field_name, found in keys(kind).items():
+                key, mark = found.about.alias or field_name, " (L)" if found.about.local else ""
+                cells = (_cell(found.about.description), _cell(expected(found)))
+                lines.append(f"| `{key}`{mark} | {cells[0]} | {cells[1]} |")
             lines.append("")
             continue
         if name not in SECTIONS:
             lines += ["All its keys are the task's: see `gossipfl data list`.", ""]
             continue
         lines += ["| key | default | what it is | what it can be |", "|---|---|---|---|"]
-        for key, about in SECTIONS[name].model_fields.items():
+        for key, found in keys(SECTIONS[name]).items():
             mark = " (L)" if f"{name}.{key}" in LOCAL_KEYS else ""
             default = toml_value(defaults[name][key])
-            cells = (_cell(str(about.description)), _cell(expected(about)))
+            cells = (_cell(found.about.description), _cell(expected(found)))
             lines.append(f"| `{key}`{mark} | `{default}` | {cells[0]} | {cells[1]} |")
         lines += ["", OTHERS.get(name, ""), ""]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from gossipfl.cli.frame import note_line
+from gossipfl.cli.lines import note_line
 from gossipfl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from gossipfl import __version__
-from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
+from gossipfl.cli.lines import WRONG, error_line, report
+from gossipfl.errors import ConfigError, GossipError, Problem
 
-WRONG, LOST, REFUSED, INTERRUPTED = 2, 3, 4, 130
-"""Exit codes: command or config wrong; diverged or every node lost; refused by peers; Ctrl-C."""
-
-_USERS = frozenset(
-    {
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.ENOSPC,
-        errno.ENOTDIR,
-        errno.EPERM,
-        errno.EROFS,
-    }
-)
-
-
-def error_line(text: str) -> None:
-    """One mistake, one line on standard error."""
-    click.echo(f"gossipfl: error: {' '.join(text.splitlines())}", err=True)
-
-
-def note_line(text: str) -> None:
-    """One line on standard error that is no mistake."""
-    click.echo(f"gossipfl: {' '.join(text.splitlines())}", err=True)
+COMMAND: Final = object()
+"""What a context holds where this process is the command, and nobody's who calls it."""
 
 
 class Frame(click.Group):
@@ -106,6 +80,8 @@ class Frame(click.Group):
 
         def run() -> Any:
             name = prog_name or "gossipfl"
+            if args is None:
+                extra.setdefault("obj", COMMAND)
             return super(Frame, self).main(args, name, complete_var, standalone_mode=False, **extra)
 
         if not standalone_mode:
@@ -127,33 +103,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 def _report(error: BaseException) -> int:
     """Say what went wrong in one line (for each mistake); the exit code."""
-    match error:
-        case ConfigError():
-            for problem in error.problems:
-                error_line(str(problem))
-            return WRONG
-        case Refused():
-            code = REFUSED
-        case TrainingDiverged() | PeerLost():
-            code = LOST
-        case GossipError():
-            code = 1
-        case click.ClickException():
-            return _report_usage(error)
-        case KeyboardInterrupt() | click.Abort():
-            note_line("interrupted")
-            return INTERRUPTED
-        case BrokenPipeError():
-            _silence_stdout()
-            return 1
-        case OSError() if error.errno in _USERS:
-            where = f"{error.filename}: " if error.filename else ""
-            error_line(f"{where}{(error.strerror or str(error)).lower()}")
-            return WRONG
-        case _:
-            raise error
-    error_line(str(error))
-    return code
+    if isinstance(error, click.ClickException):
+        return _report_usage(error)
+    return report(KeyboardInterrupt() if isinstance(error, click.Abort) else error)
 
 
 def _report_usage(error: click.ClickException) -> int:
@@ -175,11 +127,3 @@ def _report_usage(error: click.ClickException) -> int:
     wrong = wrong.rstrip(".")
     error_line(str(Problem(key, wrong[:1].lower() + wrong[1:], right)))
     return WRONG
-
-
-def _silence_stdout() -> None:
-    """The reader of our output has gone: let the interpreter's last flush go nowhere."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        return

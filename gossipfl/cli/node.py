@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from gossipfl.cli.frame import COMMAND
+
 
 @click.command(short_help="Be one node of a swarm across machines.")
 @click.argument("config")
@@ -46,16 +48,17 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
       gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first
       gossipfl node swarm.toml --name bob --set data.path=/srv/mine --out runs/first --resume
     """
-    from gossipfl.cli.frame import note_line
-    from gossipfl.config.apart import load_apart
+    from gossipfl.cli import lone
+    from gossipfl.cli.lines import note_line
+    from gossipfl.config import load_config
+    from gossipfl.drivers import resuming
     from gossipfl.drivers.folder import run_folder
     from gossipfl.drivers.naming import node_name
+    from gossipfl.drivers.whereabouts import prepare
 
-    loaded = load_apart(config, settings)
+    loaded = load_config(config, settings)
     own = node_name(loaded, name, os.environ)
-    from gossipfl.drivers import lan, resuming  # torch takes its time: mistakes in the file are told before
-
-    made, place = lan.prepare(loaded, own)
+    prepare(loaded, own)
     found = None
     if resume:
         out = out or resuming.newest_folder(own)
@@ -63,12 +66,7 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
         for note in found.notes:
             note_line(f"{own}: {note}")
     with run_folder(out, own) if found is None or out is None else nullcontext(out) as folder:
-        try:
-            summary = lan.run(made, place, folder, lambda text: click.echo(f"{own}: {text}"), found)
-        except KeyboardInterrupt:
-            kept = f"records up to now are in {folder}" if folder.exists() else "it had not begun"
-            note_line(f"{own}: stopped; {kept}")
-            raise SystemExit(130) from None
-    value = summary["value"]
-    shown = f"{value:.4g}" if isinstance(value, float) else "-"
-    click.echo(f"{own}: {summary['metric']} {shown} after {summary['rounds']} rounds; kept in {folder}")
+        job = lone.Job(loaded, own, folder, found)
+        if click.get_current_context().obj is COMMAND:
+            lone.become(job)
+        lone.be(job)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from gossipfl.cli.frame import note_line
+from gossipfl.cli.lines import note_line
 from gossipfl.cli.options import Common
 from gossipfl.drivers.folder import run_folder
 from gossipfl.errors import ConfigError, PeerLost, Problem, TrainingDiverged
@@ -80,7 +80,7 @@ def _resumed(common: Common, folder: Path) -> Config:
         raise ConfigError(Problem("--resume", wrong, "what was given, or shown, as --out"))
     config = replace(common, source=common.source or str(source)).load()
     if common.source is None and common.script is None:
-        config = config.model_copy(update={"fault": ()})  # they have happened
+        config = replace(config, fault=())  # they have happened
     return config
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gossipfl.cli.frame import INTERRUPTED, LOST, error_line, note_line
+from gossipfl.cli.lines import INTERRUPTED, LOST, error_line, note_line
 
 if TYPE_CHECKING:
     from gossipfl.drivers.sweep.grid import Sweep

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from gossipfl.config.load import Overrides, Source, load_config
-from gossipfl.config.model import Config, json_schema
+import importlib
+from typing import TYPE_CHECKING
+
+from gossipfl.config.model import Config
 from gossipfl.config.network import Network
-from gossipfl.config.sections import Algorithm, Data, Swarm, Topology, Train, Wire
+from gossipfl.config.sections import Data, Swarm, Topology, Wire
+from gossipfl.config.training import Algorithm, Train
+
+if TYPE_CHECKING:
+    from gossipfl.config.checking import json_schema
+    from gossipfl.config.load import Overrides, Source, load_config
+
+_CHECKING = {"Overrides": "load", "Source": "load", "json_schema": "checking", "load_config": "load"}
 
 __all__ = [
     "Algorithm",
@@ -21,3 +30,11 @@ __all__ = [
     "json_schema",
     "load_config",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What checks takes 10 MB, and is imported when it is first used: a node that is handed a checked config
+    does without."""
+    if name in _CHECKING:
+        return getattr(importlib.import_module(f"gossipfl.config.{_CHECKING[name]}"), name)
+    raise AttributeError(f"module 'gossipfl.config' has no attribute {name!r}")

@@ -6,15 +6,14 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from gossipfl.config.checking import Unfit, made
 from gossipfl.config.fault import KINDS, MOST, OF_MESSAGES, OF_NODES, Fault, as_list
 from gossipfl.errors import Problem
 
 if TYPE_CHECKING:
     from gossipfl.config.model import Config
 
-_KEYS = {field.alias or name: name for name, field in Fault.model_fields.items()}
+_KEYS = {Fault.about(name).alias or name: name for name in Fault.fields()}
 _RIGHT = {
     "kind": f"one of {', '.join(KINDS)}",
     "at": "seconds from the start of training, at least 0",
@@ -48,9 +47,9 @@ def _one(table: dict[str, object], where: str) -> Iterator[Problem]:
             right = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_KEYS)}"
             yield Problem(f"{where}.{key}", "unknown key", right)
     try:
-        Fault.model_validate({key: v for key, v in table.items() if key in _KEYS})
-    except ValidationError as error:
-        bad = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_input=False)}
+        made(Fault, {key: v for key, v in table.items() if key in _KEYS})
+    except Unfit as error:
+        bad = {key for key, *_ in error.places}
         for key in _KEYS:
             if key in bad or _KEYS[key] in bad:
                 wrong = f"cannot be {table[key]!r}" if key in table else "is missing"
@@ -106,9 +105,9 @@ def _whom(fault: Fault) -> Iterator[Wrong]:
             yield "edge", "is set beside node", "one of the two, or neither for all lines"
         if fault.groups:
             yield "groups", f"is set, and {fault.kind} befalls messages", "edge, node, or neither"
-    if "factor" in fault.model_fields_set and fault.kind != "slow":
+    if "factor" in fault.given and fault.kind != "slow":
         yield "factor", f"is set, and a {fault.kind} has none", "leave it out"
-    if "share" in fault.model_fields_set:
+    if "share" in fault.given:
         if fault.kind not in OF_MESSAGES:
             yield "share", f"is set, and a {fault.kind} has none", "leave it out"
         elif fault.until is None and fault.lasts is None:

@@ -6,11 +6,11 @@ import base64
 import binascii
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
-
-from gossipfl.config.sections import LOCAL, Expected, Name, Section, _sequence
+from gossipfl.config.kinds import Name, sequence
+from gossipfl.config.section import After, Before, Expected, Section, key, required
 
 MOST: Final = 500  # nodes: all of them are told in a hello, whose header is limited
 PUBLIC: Final = "pub-"
@@ -83,48 +83,42 @@ def _switch(value: object) -> object:
 
 Address = Annotated[
     str,
-    AfterValidator(_address),
+    After(_address),
     Expected('"HOST:PORT" such as "10.0.0.1:7700", or "" for none'),
 ]
 PublicKey = Annotated[
     str,
-    AfterValidator(_key),
+    After(_key),
     Expected("a public key, pub-…, as gossipfl keys show prints it"),
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Security(Section):
     """Who may speak and listen. Off the loopback everything is encrypted, and only the listed keys get in."""
 
-    encrypt: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
-        "auto",
-        description="Encrypt lines and admit listed keys alone; auto: if any node is off the loopback.",
+    encrypt: Annotated[Literal["auto", "on", "off"], Before(_switch)] = key(
+        "auto", "Encrypt lines and admit listed keys alone; auto: if any node is off the loopback."
     )
-    allow_plaintext: bool = Field(
-        False,
-        description="Let encrypt be off with nodes off the loopback: anyone can read and write.",
+    allow_plaintext: bool = key(
+        False, "Let encrypt be off with nodes off the loopback: anyone can read and write."
     )
-    keys: str = Field(
-        "keys", description="Folder with this node's secret key, NAME.secret.", json_schema_extra=LOCAL
-    )
+    keys: str = key("keys", "Folder with this node's secret key, NAME.secret.", local=True)
     allow: Annotated[
         tuple[PublicKey, ...],
-        BeforeValidator(_sequence),
+        Before(sequence),
         Expected('a list of public keys, such as ["pub-…"]'),
-    ] = Field((), description="Public keys that may watch, beside the nodes' own.")
+    ] = key((), "Public keys that may watch, beside the nodes' own.")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Peer(Section):
     """One node of a LAN; the order of the tables is that of the graph."""
 
-    name: Name = Field(description="The node's name, and that of its files.")
-    address: Address = Field("", description="Where its neighbors reach it; empty: it only dials out.")
-    bind: Address = Field(
-        "",
-        description="Where it listens, such as 0.0.0.0:7700; empty: at its address.",
-        json_schema_extra=LOCAL,
-    )
-    public_key: PublicKey = Field("", description="Its public key, as gossipfl keys show prints it.")
+    name: Name = required("The node's name, and that of its files.")
+    address: Address = key("", "Where its neighbors reach it; empty: it only dials out.")
+    bind: Address = key("", "Where it listens, such as 0.0.0.0:7700; empty: at its address.", local=True)
+    public_key: PublicKey = key("", "Its public key, as gossipfl keys show prints it.")
 
 
 def as_table(value: object) -> object:
@@ -149,4 +143,4 @@ def _peers(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-Peers = Annotated[tuple[Peer, ...], BeforeValidator(_peers)]
+Peers = Annotated[tuple[Peer, ...], Before(_peers)]

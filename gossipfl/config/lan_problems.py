@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from gossipfl.config.checking import Unfit, made
 from gossipfl.config.lan import MOST, SECRET, Peer, as_list, place
 from gossipfl.errors import Problem
 
@@ -48,14 +47,13 @@ def node_problems(tables: object, nodes: object) -> Iterator[Problem]:
 
 def _one(table: dict[str, object], name: str) -> Iterator[Problem]:
     for key in table:
-        if key not in Peer.model_fields:
-            right = f"the keys are {', '.join(Peer.model_fields)}"
+        if key not in Peer.fields():
+            right = f"the keys are {', '.join(Peer.fields())}"
             yield Problem(f"node.{name}.{key}", "unknown key", right)
     try:
-        Peer.model_validate({key: v for key, v in table.items() if key in Peer.model_fields})
-    except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            key = str(detail["loc"][0])
+        made(Peer, {key: v for key, v in table.items() if key in Peer.fields()})
+    except Unfit as error:
+        for key, *_ in error.places:
             yield Problem(f"node.{name}.{key}", _wrong(key, table.get(key)), _RIGHT[key])
 
 

@@ -9,9 +9,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from gossipfl.config import fault
+from gossipfl.config.checking import Unfit, made
 from gossipfl.config.lan import as_table, redacted
 from gossipfl.config.model import Config
 from gossipfl.config.named import fill_in
@@ -159,7 +158,7 @@ def _parse(key: str, text: str, problems: list[Problem]) -> object:
         return text
     value = parsed["value"]
     field = field_of(key)
-    wants_text = field is not None and field.annotation is str and not isinstance(value, str)
+    wants_text = field is not None and field.kind is str and not isinstance(value, str)
     if len(parsed) > 1 or wants_text or not isinstance(value, bool | int | float | str | list | dict):
         return text
     return _plain(value, key, problems)
@@ -227,17 +226,16 @@ def _validate(data: dict[str, object], *, combinations: bool) -> tuple[Config, l
         swarm.setdefault("nodes", len(data["node"]) if isinstance(data["node"], list | dict) else 1)
     _drop(data, problems)
     try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
+        config = made(Config, data)
+    except Unfit as error:
         wrong = {}
-        for detail in error.errors(include_url=False):
-            section, key, *_ = (str(part) for part in (*detail["loc"], ""))
+        for section, key, *_ in ((*place, "") for place in error.places):
             table = data.get(section)
             value = table.get(key) if isinstance(table, dict) else table
             wrong[f"{section}.{key}"] = invalid(f"{section}.{key}", value)
         problems += wrong.values()
         _drop(data, list(wrong.values()))
-        config = Config.model_validate(data)
+        config = made(Config, data)
     bad = {problem.key for problem in problems}
     bad |= {key.partition(".")[0] for key in bad if key.startswith(("node.", "fault."))}
     if combinations:

@@ -4,57 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Final, Self
 
-from pydantic import Field
-
-from gossipfl.config.fault import MOST as MOST_FAULTS
+from gossipfl.config import fault as faults
 from gossipfl.config.fault import Faults
-from gossipfl.config.fault import table as fault_table
-from gossipfl.config.lan import MOST, Peers, Security, place
+from gossipfl.config.lan import MOST, Peer, Peers, Security, place
 from gossipfl.config.network import Network
-from gossipfl.config.sections import (
-    Algorithm,
-    Data,
-    OpenSection,
-    Section,
-    Stop,
-    Swarm,
-    Topology,
-    Train,
-    Wire,
-)
+from gossipfl.config.section import OpenSection, Section, key
+from gossipfl.config.sections import Data, Stop, Swarm, Topology, Wire
 from gossipfl.config.toml import toml_document
+from gossipfl.config.training import Algorithm, Train
 
 
+@dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """A validated swarm.toml, frozen. Made by `load_config`, which checks more than the types."""
 
-    swarm: Swarm = Field(default_factory=Swarm, description="The swarm as a whole.")
-    stop: Stop = Field(default_factory=Stop, description="When to end before the last round.")
-    topology: Topology = Field(default_factory=Topology, description="Who talks to whom.")
-    algorithm: Algorithm = Field(
-        default_factory=Algorithm, description="The rule and when it exchanges; its own keys beside them."
+    swarm: Swarm = key(Swarm(), "The swarm as a whole.")
+    stop: Stop = key(Stop(), "When to end before the last round.")
+    topology: Topology = key(Topology(), "Who talks to whom.")
+    algorithm: Algorithm = key(Algorithm(), "The rule and when it exchanges; its own keys beside them.")
+    train: Train = key(Train(), "Local training; the optimizer's own keywords beside the keys.")
+    task: dict[str, object] = key({}, "The task's own keys.")
+    data: Data = key(Data(), "How the data are split.")
+    wire: Wire = key(Wire(), "How bytes move between real nodes.")
+    network: Network = key(Network(), "What the event engine pretends, in virtual seconds.")
+    security: Security = key(Security(), "Who may speak and listen on the lines between [[node]]s.")
+    node: Peers = key(
+        (), "The machines of a LAN, one table each, in the order of the graph.", max_length=MOST
     )
-    train: Train = Field(
-        default_factory=Train, description="Local training; the optimizer's own keywords beside the keys."
-    )
-    task: dict[str, object] = Field(default_factory=dict, description="The task's own keys.")
-    data: Data = Field(default_factory=Data, description="How the data are split.")
-    wire: Wire = Field(default_factory=Wire, description="How bytes move between real nodes.")
-    network: Network = Field(
-        default_factory=Network, description="What the event engine pretends, in virtual seconds."
-    )
-    security: Security = Field(
-        default_factory=Security, description="Who may speak and listen on the lines between [[node]]s."
-    )
-    node: Peers = Field(
-        (), max_length=MOST, description="The machines of a LAN, one table each, in the order of the graph."
-    )
-    fault: Faults = Field(
-        (),
-        max_length=MOST_FAULTS,
-        description="Disasters that are to happen, one table each (a fault script).",
+    fault: Faults = key(
+        (), "Disasters that are to happen, one table each (a fault script).", max_length=faults.MOST
     )
 
     @property
@@ -85,8 +68,20 @@ class Config(Section):
                 for name, table in tables.items()
             }
         if self.fault:
-            found["fault"] = {str(k): fault_table(fault) for k, fault in enumerate(self.fault, start=1)}
+            found["fault"] = {str(k): faults.table(fault) for k, fault in enumerate(self.fault, start=1)}
         return found
+
+    @classmethod
+    def of(cls, table: Mapping[str, object]) -> Self:
+        """The config of which `to_dict()` gave these tables, through JSON or not. Nothing is checked."""
+        tables = {name: dict(found) for name, found in table.items() if isinstance(found, Mapping)}
+        nodes, listed = tables.pop("node", {}), tables.pop("fault", {})
+        own, found = cls.fields(), dict[str, Any]()
+        for name, values in tables.items():
+            default = own[name].default
+            found[name] = default.of(values) if isinstance(default, Section) else values
+        peers = tuple(Peer.of({"name": name, **peer}) for name, peer in nodes.items())
+        return cls(**found, node=peers, fault=tuple(map(faults.from_table, listed.values())))
 
     def to_toml(self) -> str:
         """All keys resolved, as a document that `load_config` reads back to an equal Config."""
@@ -95,7 +90,7 @@ class Config(Section):
         tables.pop("fault", None)
         arrays = {
             "node": [peer.table() for peer in self.node],
-            "fault": list(map(fault_table, self.fault)),
+            "fault": list(map(faults.table, self.fault)),
         }
         return toml_document(tables, **arrays)
 
@@ -126,33 +121,15 @@ def _names(n: int) -> tuple[str, ...]:
     return tuple(f"node-{i}" for i in range(n))
 
 
-def _sections() -> dict[str, type[Section]]:
-    found = {}
-    for name, field in Config.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            found[name] = kind
-    return found
-
-
-SECTIONS: dict[str, type[Section]] = _sections()
+SECTIONS: Final[Mapping[str, type[Section]]] = {
+    name: type(found.default) for name, found in Config.fields().items() if isinstance(found.default, Section)
+}
 """The tables whose keys are known, by name; `task` is not among them: all its keys are free."""
 
-OPEN = frozenset(name for name, kind in SECTIONS.items() if issubclass(kind, OpenSection))
+OPEN: Final = frozenset(name for name, kind in SECTIONS.items() if issubclass(kind, OpenSection))
 """Sections that take other keys beside their own."""
 
-LOCAL_KEYS = frozenset(
-    f"{name}.{key}"
-    for name, kind in SECTIONS.items()
-    for key, field in kind.model_fields.items()
-    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("x-local")
+LOCAL_KEYS: Final = frozenset(
+    f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.fields() if kind.about(key).local
 )
 """Dotted keys that are a machine's own: peers do not compare them."""
-
-
-def json_schema() -> dict[str, object]:
-    """The JSON schema (draft 2020-12) of swarm.toml, for editors; `x-local` marks a machine's own keys."""
-    schema: dict[str, object] = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    schema.update(Config.model_json_schema())
-    schema["title"] = "swarm.toml"
-    return schema

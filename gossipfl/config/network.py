@@ -2,98 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from gossipfl.config.sections import LOCAL, Expected, Section
+from gossipfl.config.section import Above, Expected, Section, key
 from gossipfl.config.spreads import Amount, Delay
 
 Slow = Annotated[
-    dict[str, Annotated[float, Field(gt=0)]],
+    dict[str, Annotated[float, Above(0)]],
     Expected("node = FACTOR by node index, such as {3 = 10.0}"),
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Network(Section):
     """The network that the event engine pretends, in virtual seconds; other engines ignore it.
 
     An amount is a number, a distribution or a file of numbers. Everything drawn follows from the seed.
     """
 
-    preset: Literal["none", "lan", "datacenter", "wan-5-regions", "mobile"] = Field(
-        "none",
-        description="Measured numbers for the keys below that are left out.",
-        json_schema_extra=LOCAL,
+    preset: Literal["none", "lan", "datacenter", "wan-5-regions", "mobile"] = key(
+        "none", "Measured numbers for the keys below that are left out.", local=True
     )
-    latency: Delay = Field(
+    latency: Delay = key(
         0.001,
-        description="Seconds a bit is under way on an edge; a distribution is drawn once an edge; a file "
+        "Seconds a bit is under way on an edge; a distribution is drawn once an edge; a file "
         "holds a row a sender and a column a receiver.",
-        json_schema_extra=LOCAL,
+        local=True,
     )
-    jitter: float = Field(
-        0.0,
-        ge=0,
-        description="Seconds at most that a message, and a local phase, takes longer; uniform.",
-        json_schema_extra=LOCAL,
+    jitter: float = key(
+        0.0, "Seconds at most that a message, and a local phase, takes longer; uniform.", local=True, ge=0
     )
-    bandwidth: Amount = Field(
+    bandwidth: Amount = key(
         0.0,
-        description="Mbit/s of an edge, each way for itself; messages wait for those before them. 0: no "
+        "Mbit/s of an edge, each way for itself; messages wait for those before them. 0: no "
         "limit; a file as for latency.",
-        json_schema_extra=LOCAL,
+        local=True,
     )
-    upload: Amount = Field(
+    upload: Amount = key(
         0.0,
-        description="Mbit/s that a node sends at, all its neighbors together; a file holds a number a node.",
-        json_schema_extra=LOCAL,
+        "Mbit/s that a node sends at, all its neighbors together; a file holds a number a node.",
+        local=True,
     )
-    download: Amount = Field(
-        0.0, description="Mbit/s that a node receives at; as upload.", json_schema_extra=LOCAL
-    )
-    window: float = Field(
+    download: Amount = key(0.0, "Mbit/s that a node receives at; as upload.", local=True)
+    window: float = key(
         0.0,
+        "MB under way on an edge at most, TCP's window: no faster than that a round trip. 0: no limit.",
+        local=True,
         ge=0,
-        description="MB under way on an edge at most, TCP's window: no faster than that a round trip. 0: no "
-        "limit.",
-        json_schema_extra=LOCAL,
     )
-    loss: float = Field(
+    loss: float = key(
         0.0,
+        "Share of packets that are lost; TCP sends them again, which takes time.",
+        local=True,
         ge=0,
         le=0.5,
-        description="Share of packets that are lost; TCP sends them again, which takes time.",
-        json_schema_extra=LOCAL,
     )
-    compute: Amount = Field(
+    compute: Amount = key(
         0.01,
-        description="Seconds of a local optimizer step; a distribution is drawn for every local phase; a "
+        "Seconds of a local optimizer step; a distribution is drawn for every local phase; a "
         "file holds a row a node, whose columns are taken in turn.",
-        json_schema_extra=LOCAL,
+        local=True,
     )
-    slow: Slow = Field(
-        default_factory=dict,
-        description="Stragglers: node index = how many times longer its steps take.",
-        json_schema_extra=LOCAL,
-    )
-    stragglers: float = Field(
-        0.0, ge=0, le=1, description="Share of the nodes, drawn, that are slow.", json_schema_extra=LOCAL
-    )
-    straggler_factor: float = Field(
-        10.0, gt=0, description="How many times longer their steps take.", json_schema_extra=LOCAL
-    )
-    uptime: Amount = Field(
-        0.0,
-        description="Seconds that a node stays before it goes away; 0: for ever.",
-        json_schema_extra=LOCAL,
-    )
-    downtime: Amount = Field(
-        0.0, description="Seconds that a node is away before it comes back.", json_schema_extra=LOCAL
-    )
-    trace: str = Field(
+    slow: Slow = key({}, "Stragglers: node index = how many times longer its steps take.", local=True)
+    stragglers: float = key(0.0, "Share of the nodes, drawn, that are slow.", local=True, ge=0, le=1)
+    straggler_factor: float = key(10.0, "How many times longer their steps take.", local=True, gt=0)
+    uptime: Amount = key(0.0, "Seconds that a node stays before it goes away; 0: for ever.", local=True)
+    downtime: Amount = key(0.0, "Seconds that a node is away before it comes back.", local=True)
+    trace: str = key(
         "",
-        description="A CSV file of absences instead, a line each: node, seconds from the start when it goes, "
+        "A CSV file of absences instead, a line each: node, seconds from the start when it goes, "
         "and when it comes back (empty: never).",
-        json_schema_extra=LOCAL,
+        local=True,
     )

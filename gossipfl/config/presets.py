@@ -61,6 +61,6 @@ def forget(table: dict[str, object]) -> None:
     """Take out what another preset (or none) has put there, so that a new one can; in place."""
     name = table.get("preset")
     before = PRESETS.get(name, {}) if isinstance(name, str) else {}
-    for key, field in Network.model_fields.items():
-        if key in table and table[key] == before.get(key, field.get_default(call_default_factory=True)):
+    for key, default in Network().table().items():
+        if key in table and table[key] == before.get(key, default):
             del table[key]

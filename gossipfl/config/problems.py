@@ -6,14 +6,13 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args, get_origin
 
-import annotated_types
-from pydantic.fields import FieldInfo
-
+from gossipfl.config import checking
+from gossipfl.config.checking import Key
 from gossipfl.config.fault_problems import fault_problems, script_problems
 from gossipfl.config.lan import redacted
 from gossipfl.config.lan_problems import lan_problems, node_problems, secrets_shown
 from gossipfl.config.model import OPEN, SECTIONS, Config
-from gossipfl.config.sections import Expected, Section
+from gossipfl.config.section import Expected, Section
 from gossipfl.config.toml import toml_value
 from gossipfl.errors import Problem
 
@@ -22,19 +21,20 @@ LATER_KEYS = frozenset(
         "swarm.start_quorum",
     }
 )
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 'a text in "quotes"'}
 
 
 def keys() -> list[str]:
     """Every key the config itself knows, dotted."""
-    return [f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.model_fields]
+    return [f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.fields()]
 
 
-def field_of(key: str) -> FieldInfo | None:
-    """The field of a dotted key, or None where the key is unknown or free."""
+def field_of(key: str) -> Key | None:
+    """What is known of a dotted key, or None where the key is unknown or free."""
     section, _, rest = key.partition(".")
     kind = SECTIONS.get(section)
-    return kind.model_fields.get(rest) if kind else None
+    return checking.keys(kind).get(rest) if kind else None
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -43,25 +43,16 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return found[0] if found else None
 
 
-def expected(field: FieldInfo) -> str:
-    """What a value of this field must be, in words: type, range, choices."""
-    for note in field.metadata:
+def expected(key: Key) -> str:
+    """What a value of this key must be, in words: type, range, choices."""
+    for note in key.notes:
         if isinstance(note, Expected):
             return note.text
-    if get_origin(field.annotation) is Literal:
-        options = [str(option) for option in get_args(field.annotation)]
+    if get_origin(key.kind) is Literal:
+        options = [str(option) for option in get_args(key.kind)]
         return f"one of {', '.join(options)}" if len(options) > 1 else f'only "{options[0]}" is possible'
-    words = [_TYPES[field.annotation]] if field.annotation in _TYPES else []
-    for note in field.metadata:
-        match note:
-            case annotated_types.Ge(ge=bound):
-                words.append(f"at least {bound}")
-            case annotated_types.Gt(gt=bound):
-                words.append(f"above {bound}")
-            case annotated_types.Le(le=bound):
-                words.append(f"at most {bound}")
-            case annotated_types.Lt(lt=bound):
-                words.append(f"below {bound}")
+    words = [_TYPES[key.kind]] if key.kind in _TYPES else []
+    words += [f"{_BOUNDS[name]} {bound}" for name, bound in key.bounds.items() if name in _BOUNDS]
     return ", ".join(words)
 
 
@@ -78,8 +69,8 @@ def invalid(key: str, value: object) -> Problem:
     """The value of a known key has the wrong type or is out of range."""
     field = field_of(key)
     right = expected(field) if field else ""
-    if field and isinstance(value, str) and get_origin(field.annotation) is Literal:
-        guess = nearest(value, map(str, get_args(field.annotation)))
+    if field and isinstance(value, str) and get_origin(field.kind) is Literal:
+        guess = nearest(value, map(str, get_args(field.kind)))
         right += f'; did you mean "{guess}"?' if guess else ""
     return Problem(key, f"cannot be {shown(value)}", right)
 
@@ -100,9 +91,9 @@ def unknown(key: str) -> Problem:
         return Problem(key, "unknown key", right)
     kind = SECTIONS[section]
     elsewhere = [known for known in keys() if known.endswith(f".{rest}")]
-    near = nearest(rest, kind.model_fields)
+    near = nearest(rest, kind.fields())
     guess = elsewhere[0] if elsewhere else f"{section}.{near}" if near else nearest(key, keys())
-    right = f"did you mean {guess}?" if guess else f"the keys of {section} are {', '.join(kind.model_fields)}"
+    right = f"did you mean {guess}?" if guess else f"the keys of {section} are {', '.join(kind.fields())}"
     return Problem(key, "unknown key", right)
 
 
@@ -110,11 +101,11 @@ def _key_problem(section: str, kind: type[Section], key: str) -> Problem | None:
     dotted = f"{section}.{key}"
     if dotted in LATER_KEYS:
         return later(dotted)
-    if key in kind.model_fields:
+    if key in kind.fields():
         return None
     if section not in OPEN:
         return unknown(dotted)
-    near = nearest(key, kind.model_fields, cutoff=0.8)
+    near = nearest(key, kind.fields(), cutoff=0.8)
     return Problem(dotted, "unknown key", f"did you mean {section}.{near}?") if near else None
 
 
@@ -123,7 +114,7 @@ def key_problems(data: dict[str, object]) -> Iterator[Problem]:
     for name, table in data.items():
         if name in LATER_KEYS:
             yield later(name)
-        elif name not in Config.model_fields:
+        elif name not in Config.fields():
             yield unknown(name)
         elif name == "node":
             swarm = data.get("swarm")
@@ -247,7 +238,7 @@ def _optimizer_problems(config: Config) -> Iterator[tuple[frozenset[str], Proble
     for key in train.extra:
         if key not in _KEYWORDS[name]:
             elsewhere = [known for known in keys() if known.endswith(f".{key}")]
-            near = nearest(key, [*_KEYWORDS[name], *type(train).model_fields])
+            near = nearest(key, [*_KEYWORDS[name], *train.fields()])
             guess = elsewhere[0] if elsewhere else f"train.{near}" if near else None
             right = f"did you mean {guess}?" if guess else f"{name} has {', '.join(sorted(_KEYWORDS[name]))}"
             wrong = f"unknown key, of [train] and of the optimizer {name}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, NamedTuple
 
-from pydantic import AfterValidator
-
-from gossipfl.config.sections import Expected
+from gossipfl.config.section import After, Expected
 
 FILES: Final = (".csv", ".txt", ".npy")
 """What the name of a file of numbers ends in."""
@@ -69,5 +67,5 @@ _WORDS: Final = (
     'a number, at least 0; "uniform:LOW,HIGH", "lognormal:MEDIAN,SIGMA" or "exponential:MEAN"; or a file '
     "(.csv .txt .npy)"
 )
-Amount = Annotated[float | str, AfterValidator(_meant), Expected(_WORDS)]
-Delay = Annotated[float | str, AfterValidator(_meant_or_regions), Expected(f'{_WORDS}, or "{REGIONS}"')]
+Amount = Annotated[float | str, After(_meant), Expected(_WORDS)]
+Delay = Annotated[float | str, After(_meant_or_regions), Expected(f'{_WORDS}, or "{REGIONS}"')]

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from gossipfl.core.events import Event, Halt
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.standing import Tree
-from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.machines import machine
 from gossipfl.drivers.node import FLUSH_EVERY, Node
 from gossipfl.drivers.place import Control, Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import due, eval_fields
 from gossipfl.drivers.walk import Meeting, Walk
+from gossipfl.drivers.whereabouts import Lan
 from gossipfl.errors import TrainingDiverged
 from gossipfl.learning.training import Phase
 from gossipfl.learning.workload import Assignment

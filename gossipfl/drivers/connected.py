@@ -34,7 +34,7 @@ from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.membership import Change, State
 from gossipfl.core.messages import Data, Fate, Model, Want
 from gossipfl.core.stopping import Vigil
-from gossipfl.drivers.abroad import CHUNK, Abroad, Lan
+from gossipfl.drivers.abroad import Abroad
 from gossipfl.drivers.bypass import Bypass
 from gossipfl.drivers.keeping import Keeping
 from gossipfl.drivers.meddling import Meddling
@@ -44,6 +44,7 @@ from gossipfl.drivers.payloads import layout, mail
 from gossipfl.drivers.place import Control, Place, Stale, Stopped, readable
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria
+from gossipfl.drivers.whereabouts import CHUNK, Lan
 from gossipfl.errors import Refused
 from gossipfl.learning.workload import Assignment
 from gossipfl.records import Recorder
@@ -51,7 +52,7 @@ from gossipfl.transport.keeper import Keeper
 from gossipfl.transport.pulse import Pulse
 from gossipfl.transport.shared import Shelf
 from gossipfl.transport.wire import Who, frame
-from gossipfl.transport.zeromq import ZeroMQ
+from gossipfl.transport.zeromq import Line, ZeroMQ
 
 #: What is to be seen by whoever watches as soon as it happens.
 AT_ONCE: Final = frozenset({"peer_up", "peer_down", "rejected", "quarantined"})
@@ -105,7 +106,7 @@ class Connected:
             self.keeper = Keeper(place.node, place.beats, self.transport, beat, health)
         else:
             shapes = shapes._replace(chunk=CHUNK)
-            self.transport = ZeroMQ(who, shapes, place.listen, signs, beat, lan.line(records))
+            self.transport = ZeroMQ(who, shapes, place.listen, signs, beat, Line(lan.keys, records))
             self.keeper = Pulse(place.node, self.transport, beat, health)
             self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
         # around whoever dies, anyone may become a neighbor

@@ -19,11 +19,27 @@ def run_folder(out: Path | None, name: str, key: str = "--out") -> Iterator[Path
     path = out
     try:
         path = _default_folder(name, key) if out is None else _chosen_folder(out, key)
-        yield path
     except BaseException:
-        if path is not None and path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+        if path is not None:
+            _take_away(path)
         raise
+    with kept_if_used(path):
+        yield path
+
+
+@contextmanager
+def kept_if_used(path: Path) -> Iterator[None]:
+    """A run's folder is taken away if the run fails before it leaves anything there."""
+    try:
+        yield
+    except BaseException:
+        _take_away(path)
+        raise
+
+
+def _take_away(path: Path) -> None:
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
 
 
 def _default_folder(name: str, key: str) -> Path:

@@ -24,12 +24,12 @@ from torch.optim import Optimizer
 from gossipfl.config import Config, Source, load_config
 from gossipfl.config.lan import place
 from gossipfl.drivers import lan, memory
-from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.folder import run_folder
 from gossipfl.drivers.naming import node_name
 from gossipfl.drivers.own_loop import Ear, OwnAsynchronousNode, OwnNode
 from gossipfl.drivers.place import Place, Stale
 from gossipfl.drivers.plan import Plan
+from gossipfl.drivers.whereabouts import Lan, prepare
 from gossipfl.errors import ConfigError, GossipError, LocalProtocolError, Problem
 from gossipfl.learning.own import OwnWorkload, lower_is_better
 from gossipfl.records import merge, to_json
@@ -165,9 +165,9 @@ class Node:
     @contextmanager
     def _living(self) -> Iterator[OwnNode]:
         config = self._config
-        lan.prepare(config, self.name)  # what can be told without the model is told before anything moves
+        prepare(config, self.name)  # what can be told without the model is told before anything moves
         workload = OwnWorkload(config, self._model, self._optimizer, self._samples)
-        made, own = lan.prepare(config, self.name, workload.plain)
+        made, own = prepare(config, self.name, workload.plain)
         kind = OwnNode if config.algorithm.exchange == "rounds" else OwnAsynchronousNode
         with run_folder(self._out, self.name, "out") as folder, closing(Ear(self.name)) as ear:
             self.folder = folder.absolute()

@@ -20,14 +20,13 @@ from types import FrameType
 from typing import Any, Final
 
 import gossipfl
-from gossipfl.config import Config
 from gossipfl.config.lan import place as address_of
 from gossipfl.drivers import checkpoint, keeping, memory
-from gossipfl.drivers.abroad import Lan, lan
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.place import Place
-from gossipfl.drivers.plan import Plan, needs_sizes, plan
+from gossipfl.drivers.plan import Plan, plan
 from gossipfl.drivers.resuming import Found, require_same_data, rewind
+from gossipfl.drivers.whereabouts import Lan
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
 from gossipfl.learning.workload import Assignment, Workload, workload
 from gossipfl.records import merge, read, tally, to_json
@@ -43,21 +42,6 @@ _BIND: Final = {
     errno.ENODEV: ("is no address of this machine", 'bind = "0.0.0.0:PORT" to listen everywhere'),
     errno.EACCES: ("may not be used", "a port above 1023"),
 }
-
-
-def prepare(config: Config, name: str, plain: int = 0) -> tuple[Plan, Lan]:
-    """Check all that can be checked without torch; `plain` as in `plan`. Raises ConfigError."""
-    if needs_sizes(config):
-        wrong = "needs every node's number of samples before the first of them is there"
-        raise ConfigError(Problem("topology.weights", wrong, "give topology.pi, one number a node"))
-    if config.wire.transport == "shm":
-        wrong = 'is "shm", which only nodes have that one gossipfl swarm has started'
-        raise ConfigError(Problem("wire.transport", wrong, '"auto" or "tcp"'))
-    if config.fault:
-        wrong = "is for nodes of one machine, which gossipfl swarm starts"
-        raise ConfigError(Problem("fault", wrong, "leave the [[fault]] tables out"))
-    made = plan(config, plain=plain)
-    return made, lan(config, made, name)
 
 
 def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = None) -> dict[str, object]:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossipfl.drivers.abroad import Lan
 from gossipfl.drivers.asynchronous import AsynchronousNode
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.node import Node
 from gossipfl.drivers.place import Place, Stale, Stopped
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import plain
+from gossipfl.drivers.whereabouts import Lan
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning.workload import Workload
 from gossipfl.transport.zeromq import Unbound

@@ -17,13 +17,14 @@ from gossipfl.core.exchange.agree import DATA
 from gossipfl.core.exchange.machine import Machine
 from gossipfl.core.exchange.rounds import Rounds
 from gossipfl.core.stopping import Criteria, Vigil
-from gossipfl.drivers.abroad import EVERY, Lan
+from gossipfl.drivers.abroad import EVERY
 from gossipfl.drivers.asynchronous import AsynchronousNode
 from gossipfl.drivers.node import FLUSH_EVERY, Node
 from gossipfl.drivers.parting import PARTING
 from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import finite
+from gossipfl.drivers.whereabouts import Lan
 from gossipfl.learning.own import OwnLearner, OwnWorkload, lower_is_better
 from gossipfl.learning.training import Phase, Steps
 

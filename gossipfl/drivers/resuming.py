@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gossipfl.config import Config, load_config
+from gossipfl.config import Config
 from gossipfl.drivers import checkpoint
 from gossipfl.drivers.plan import Plan
 from gossipfl.errors import ConfigError, Problem
@@ -181,7 +181,7 @@ def require_same(
     """Raises ConfigError for everything that matters, but for the keys in `free`, and is not as it was at the
     checkpoint."""
     # A key that did not exist then was as it is by default.
-    then = {**checkpoint.essentials(load_config()), **found.get("essentials", {})}
+    then = {**checkpoint.essentials(Config()), **found.get("essentials", {})}
     now = checkpoint.essentials(config)
     problems = [
         Problem(key, f"is {_shown(now.get(key))}, and was {_shown(then.get(key))} in {folder}", "as it was")

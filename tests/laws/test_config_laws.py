@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import tomllib
 from pathlib import Path
@@ -74,6 +75,14 @@ def test_a_written_config_is_read_back_equal(config: Config) -> None:
 @given(configs)
 def test_a_config_is_its_own_mapping(config: Config) -> None:
     assert load_config(config.to_dict()) == config
+
+
+@given(configs)
+def test_a_config_goes_through_json_and_needs_no_check_then(config: Config) -> None:
+    again = Config.of(json.loads(json.dumps(config.to_dict())))
+
+    assert again == config
+    assert (again.to_toml(), again.digest()) == (config.to_toml(), config.digest())
 
 
 @given(st.dictionaries(texts, st.dictionaries(texts, values, max_size=4), max_size=4))

@@ -15,10 +15,11 @@ from gossipfl.config.toml import toml_document
 from gossipfl.core.events import Note
 from gossipfl.core.exchange.agree import differs
 from gossipfl.drivers import abroad
-from gossipfl.drivers.abroad import Abroad, Lan, lan
+from gossipfl.drivers.abroad import Abroad
 from gossipfl.drivers.naming import node_name
 from gossipfl.drivers.plan import plan
 from gossipfl.drivers.resuming import grown
+from gossipfl.drivers.whereabouts import Lan, lan
 from gossipfl.errors import ConfigError
 from gossipfl.transport import keys
 

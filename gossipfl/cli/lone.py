@@ -1,0 +1,107 @@
+"""One node, from its checked config to its end. On Linux it is a program of its own, which takes the place of
+the one that has read the command line and checked the file: what that takes, 15 MB, is gone with it, and the
+process, its terminal and its files stay the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING, NamedTuple
+
+from gossipfl.cli.lines import note_line, report
+from gossipfl.errors import GossipError
+
+if TYPE_CHECKING:
+    from gossipfl.config import Config
+    from gossipfl.drivers.resuming import Found
+
+
+class Job(NamedTuple):
+    """Which node, and where it leaves what it leaves."""
+
+    config: Config
+    name: str
+    folder: Path
+    found: Found | None  # what it goes on from
+
+
+def be(job: Job) -> None:
+    """Be the node, in this process. Raises GossipError, OSError; SystemExit where it was interrupted."""
+    from gossipfl.drivers import lan
+    from gossipfl.drivers.folder import kept_if_used
+    from gossipfl.drivers.whereabouts import prepare
+
+    name, folder = job.name, job.folder
+    made, place = prepare(job.config, name)
+    with kept_if_used(folder):
+        try:
+            summary = lan.run(made, place, folder, lambda text: _say(f"{name}: {text}"), job.found)
+        except KeyboardInterrupt:
+            kept = f"records up to now are in {folder}" if folder.exists() else "it had not begun"
+            note_line(f"{name}: stopped; {kept}")
+            raise SystemExit(130) from None
+    value = summary["value"]
+    shown = f"{value:.4g}" if isinstance(value, float) else "-"
+    _say(f"{name}: {summary['metric']} {shown} after {summary['rounds']} rounds; kept in {folder}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def become(job: Job) -> None:
+    """Let this process be the node and nothing else; comes back only where that cannot be."""
+    if not sys.platform.startswith("linux") or threading.active_count() > 1:
+        return
+    text = json.dumps(
+        {
+            "config": job.config.to_dict(),
+            "name": job.name,
+            "folder": os.fspath(job.folder),
+            "found": None if job.found is None else job.found._asdict(),
+            "path": sys.path,
+            "arguments": sys.argv,
+        }
+    )
+    line = os.memfd_create("gossipfl", 0)
+    os.write(line, text.encode())
+    os.lseek(line, 0, os.SEEK_SET)
+    here = [] if sys.path[:1] in ([""], [str(Path.cwd())]) else ["-P"]
+    program = [sys.executable, *_args_from_interpreter_flags(), *here, "-m", "gossipfl.cli.lone"]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until there is somebody to handle it
+    os.execv(sys.executable, [*program, str(line), *sys.argv[1:]])
+
+
+def main() -> None:
+    """Be the node of a job, which the file with the number in the first argument holds."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        be(_read(int(sys.argv[1])))
+        sys.stdout.flush()
+        code = 0
+    except (GossipError, KeyboardInterrupt, OSError) as error:
+        code = report(error)
+    sys.exit(code)
+
+
+def _read(line: int) -> Job:
+    with os.fdopen(line, "rb") as file:
+        said = json.load(file)
+    sys.path[:], sys.argv[:] = said["path"], said["arguments"]
+    from gossipfl.config import Config
+    from gossipfl.drivers.resuming import Found
+
+    found = None if said["found"] is None else Found(**said["found"])
+    return Job(Config.of(said["config"]), said["name"], Path(said["folder"]), found)
+
+
+if __name__ == "__main__":
+    main()
