@@ -215,8 +215,11 @@ def _adder(size: int) -> Add:
     """What adds terms of so many elements: scipy's sparse product, which needs no memory of its own for a
     term, where it is loaded anyhow or the model is big; else numpy. The bits are the same (a test holds them
     to that)."""
-    if "scipy.sparse" not in sys.modules and size < BIG:
-        return _by_numpy
+    return _by_numpy if "scipy.sparse" not in sys.modules and size < BIG else _by_scipy()
+
+
+@lru_cache(maxsize=1)
+def _by_scipy() -> Add:
     from scipy.sparse._sparsetools import csr_matvecs
 
     ends, columns = _ROW
