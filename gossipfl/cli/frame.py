@@ -11,7 +11,8 @@ from typing import Any, Final
 import click
 
 from gossipfl import __version__
-from gossipfl.cli.lines import WRONG, error_line, report
+from gossipfl.cli.lines import WRONG, ended, error_line, report
+from gossipfl.cli.outlets import outlets
 from gossipfl.errors import ConfigError, GossipError, Problem
 
 COMMAND: Final = object()
@@ -86,12 +87,13 @@ class Frame(click.Group):
 
         if not standalone_mode:
             return run()
-        try:
-            returned = run()
-            sys.stdout.flush()
-            code = returned if isinstance(returned, int) else 0
-        except (click.ClickException, click.Abort, GossipError, KeyboardInterrupt, OSError) as error:
-            code = _report(error)
+        with outlets():
+            try:
+                returned = run()
+                code = returned if isinstance(returned, int) else 0
+            except (click.ClickException, click.Abort, GossipError, KeyboardInterrupt, OSError) as error:
+                code = _report(error)
+            code = ended(code)
         sys.exit(code)
 
 

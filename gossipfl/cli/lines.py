@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 
+from gossipfl.cli.outlets import unwritten
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Refused, TrainingDiverged
 
-WRONG, LOST, REFUSED, INTERRUPTED = 2, 3, 4, 130
-"""Exit codes: command or config wrong; diverged or every node lost; refused by peers; Ctrl-C."""
+UNKEPT, WRONG, LOST, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
+"""Exit codes: what came out is not kept, or not told; command or config wrong; diverged or every node lost;
+refused by peers; Ctrl-C."""
 
 _USERS = frozenset(
     {
@@ -53,9 +54,6 @@ def report(error: BaseException) -> int:
         case KeyboardInterrupt():
             note_line("interrupted")
             return INTERRUPTED
-        case BrokenPipeError():
-            _silence_stdout()
-            return 1
         case OSError() if error.errno in _USERS:
             where = f"{error.filename}: " if error.filename else ""
             error_line(f"{where}{(error.strerror or str(error)).lower()}")
@@ -66,9 +64,9 @@ def report(error: BaseException) -> int:
     return code
 
 
-def _silence_stdout() -> None:
-    """The reader of our output has gone: let the interpreter's last flush go nowhere."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        return
+def ended(code: int) -> int:
+    """The exit code of a command that is over; what has befallen standard output is told."""
+    failed = unwritten()
+    if failed is not None:
+        error_line(f"standard output: {(failed.strerror or str(failed)).lower()}")
+    return code if failed is None else code or UNKEPT

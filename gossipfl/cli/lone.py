@@ -14,7 +14,8 @@ from pathlib import Path
 from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, NamedTuple
 
-from gossipfl.cli.lines import note_line, report
+from gossipfl.cli.lines import ended, note_line, report
+from gossipfl.cli.outlets import outlets
 from gossipfl.errors import GossipError
 
 if TYPE_CHECKING:
@@ -82,13 +83,14 @@ def become(job: Job) -> None:
 
 def main() -> None:
     """Be the node of a job, which the file with the number in the first argument holds."""
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        be(_read(int(sys.argv[1])))
-        sys.stdout.flush()
-        code = 0
-    except (GossipError, KeyboardInterrupt, OSError) as error:
-        code = report(error)
+    with outlets():
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            be(_read(int(sys.argv[1])))
+            code = 0
+        except (GossipError, KeyboardInterrupt, OSError) as error:
+            code = report(error)
+        code = ended(code)
     sys.exit(code)
 
 

@@ -13,6 +13,7 @@ import click
 
 from gossipfl.cli.lines import note_line
 from gossipfl.cli.options import Common
+from gossipfl.cli.outlets import unwritten
 from gossipfl.drivers.folder import run_folder
 from gossipfl.errors import ConfigError, PeerLost, Problem, TrainingDiverged
 from gossipfl.records import to_json
@@ -68,6 +69,8 @@ def run(common: Common, start: Start, resume: Path | None = None) -> None:
     elif not common.quiet:
         for line in closing_lines(result.summary, out):
             click.echo(line)
+    if unwritten():
+        note_line(f"the run has ended; what it leaves is in {out}")
 
 
 def _resumed(common: Common, folder: Path) -> Config:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gossipfl.cli.outlets import unheard
 from gossipfl.errors import ConfigError, PeerLost, Problem
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def watch(source: Path, settings: tuple[str, ...]) -> None:
             for batch in records:
                 for record in batch:
                     live(record)
-                if _over(live):
+                if _over(live) or unheard():
                     break
         except KeyboardInterrupt:
             return
