@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossipfl.config import Config, Overrides, Source, load_config
+from gossipfl.drivers.held import held
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
 from gossipfl.observe import exports
 from gossipfl.observe.follow import Follower
@@ -85,34 +86,35 @@ def simulate(
     for note in made.recipe.notes:
         watch.note(note)
     folder = None if out is None else new_folder(out)
-    saving = Saving(folder)
-    saving.text("config.toml", loaded.to_toml())
-    kept: list[Record] = []
-    with saving.lines("metrics.jsonl") as line, exports.exports(loaded, folder, watch.note) as export:
+    with nullcontext() if folder is None else held(folder, "out", new=True):
+        saving = Saving(folder)
+        saving.text("config.toml", loaded.to_toml())
+        kept: list[Record] = []
+        with saving.lines("metrics.jsonl") as line, exports.exports(loaded, folder, watch.note) as export:
 
-        def tell(record: Record) -> None:
-            if record["kind"] != "round" or len(kept) < KEEP:
-                kept.append(record)
-            line(record)
-            export(record)
-            watch(record)
+            def tell(record: Record) -> None:
+                if record["kind"] != "round" or len(kept) < KEEP:
+                    kept.append(record)
+                line(record)
+                export(record)
+                watch(record)
 
-        try:
-            outcome = (vector if engine == "vector" else virtual).run(made, load_, tell)
-        except ConfigError:  # a replay that is none
-            saving.take_back()
-            raise
-    for note in outcome.notes:
-        watch.note(note)
-    summary = summarize(made, load_, outcome)
-    if folder is not None and (save_models or outcome.diverged):
-        saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
-    result = _finish(loaded, summary, kept, plain(outcome.x), saving, outcome.diverged)
-    for text in result.unsaved:
-        watch.note(text)
-    if outcome.lost and not summary["nodes_finished"]:
-        raise PeerLost("every node was lost: all went away, and none comes back (network.trace)")
-    return result
+            try:
+                outcome = (vector if engine == "vector" else virtual).run(made, load_, tell)
+            except ConfigError:  # a replay that is none
+                saving.take_back()
+                raise
+        for note in outcome.notes:
+            watch.note(note)
+        summary = summarize(made, load_, outcome)
+        if folder is not None and (save_models or outcome.diverged):
+            saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
+        result = _finish(loaded, summary, kept, plain(outcome.x), saving, outcome.diverged)
+        for text in result.unsaved:
+            watch.note(text)
+        if outcome.lost and not summary["nodes_finished"]:
+            raise PeerLost("every node was lost: all went away, and none comes back (network.trace)")
+        return result
 
 
 def swarm(
@@ -136,9 +138,11 @@ def swarm(
     loaded = load_config(config, overrides)
     exports.check(loaded, out)
     if out is not None:
-        return _swarm(loaded, new_folder(out), save_models, watch or Unwatched())
-    with tempfile.TemporaryDirectory(prefix="gossipfl-") as folder:
-        result = _swarm(loaded, Path(folder), False, watch or Unwatched(), report=False)
+        folder = new_folder(out)
+        with held(folder, "out", new=True):
+            return _swarm(loaded, folder, save_models, watch or Unwatched())
+    with tempfile.TemporaryDirectory(prefix="gossipfl-") as scratch:
+        result = _swarm(loaded, Path(scratch), False, watch or Unwatched(), report=False)
         return Result(result.config, result.summary, result.records, result.models)
 
 
@@ -163,12 +167,13 @@ def _resumed(
     if config is None:
         loaded = replace(loaded, fault=())  # they have happened
     exports.check(loaded, folder)
-    found = resuming.find(folder, loaded, None if needs_sizes(loaded) else plan(loaded))
-    for note in found.notes:
-        watch.note(note)
-    resuming.rewind(folder, found)
-    watch.note(f"goes on from round {min(found.rounds.values())} in {folder}")
-    return _swarm(loaded, folder, save_models, watch, resume=found)
+    with held(folder, "--resume"):
+        found = resuming.find(folder, loaded, None if needs_sizes(loaded) else plan(loaded))
+        for note in found.notes:
+            watch.note(note)
+        resuming.rewind(folder, found)
+        watch.note(f"goes on from round {min(found.rounds.values())} in {folder}")
+        return _swarm(loaded, folder, save_models, watch, resume=found)
 
 
 def sweep(

@@ -36,11 +36,12 @@ def be(job: Job) -> None:
     """Be the node, in this process. Raises GossipError, OSError; SystemExit where it was interrupted."""
     from gossipfl.drivers import lan
     from gossipfl.drivers.folder import kept_if_used
+    from gossipfl.drivers.held import held
     from gossipfl.drivers.whereabouts import prepare
 
     name, folder = job.name, job.folder
     made, place = prepare(job.config, name)
-    with kept_if_used(folder):
+    with held(folder, "--out", new=job.found is None), kept_if_used(folder):
         try:
             summary = lan.run(made, place, folder, lambda text: _say(f"{name}: {text}"), job.found)
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ a node needs to be told from outside comes over `control`: where the others are,
 from __future__ import annotations
 
 import json
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ class Connected:
         enough = criteria(config, workload)
         self._vigil = Vigil(enough) if enough else None
         who = Who(place.node, self._name)
-        self._epoch = place.epoch
+        self._process, self._epoch = os.getpid(), place.epoch
         self._keeping = Keeping(
             config, place.node, place.folder, about, lambda text: self.say({"note": text})
         )
@@ -184,7 +185,14 @@ class Connected:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self.ours:  # a fork has neither the threads nor the lines, and the recorder is not its own
+            return
         self._stack.__exit__(*exception)  # type: ignore[arg-type]
+
+    @property
+    def ours(self) -> bool:
+        """Is this the process that the node lives in, and not one that was forked from it?"""
+        return os.getpid() == self._process
 
     @property
     def now(self) -> float:

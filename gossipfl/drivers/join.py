@@ -25,6 +25,7 @@ from gossipfl.config import Config, Source, load_config
 from gossipfl.config.lan import place
 from gossipfl.drivers import lan, memory
 from gossipfl.drivers.folder import run_folder
+from gossipfl.drivers.held import held
 from gossipfl.drivers.naming import node_name
 from gossipfl.drivers.own_loop import Ear, OwnAsynchronousNode, OwnNode
 from gossipfl.drivers.place import Place, Stale
@@ -158,6 +159,8 @@ class Node:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._inside is not None and not self._inside.ours:
+            return
         self._left = True
         assert self._life is not None
         self._life.__exit__(kind, error, trace)
@@ -169,7 +172,11 @@ class Node:
         workload = OwnWorkload(config, self._model, self._optimizer, self._samples)
         made, own = prepare(config, self.name, workload.plain)
         kind = OwnNode if config.algorithm.exchange == "rounds" else OwnAsynchronousNode
-        with run_folder(self._out, self.name, "out") as folder, closing(Ear(self.name)) as ear:
+        with (
+            run_folder(self._out, self.name, "out") as folder,
+            held(folder, "out", new=True),
+            closing(Ear(self.name)) as ear,
+        ):
             self.folder = folder.absolute()
             where = Place(own.node, self.folder, self.folder, own.listen, "", time.monotonic())
             node = kind(made, workload, where, ear, own)
@@ -195,8 +202,9 @@ class Node:
         thread = threading.get_ident()
 
         def stepped(*arguments: object) -> None:
-            if threading.get_ident() != thread:
-                told = "optimizer.step() was called in another thread than the one that joined"
+            if threading.get_ident() != thread or not node.ours:
+                where = "thread" if node.ours else "process"
+                told = f"optimizer.step() was called in another {where} than the one that joined"
                 raise LocalProtocolError(f"{self.name}: {told}")
             node.stepped()
 
@@ -205,7 +213,8 @@ class Node:
             yield node
         except BaseException:
             try:
-                node.give_up()
+                if node.ours:
+                    node.give_up()
             except Exception:  # an interrupt may have come in the middle of anything
                 log.exception("%s: no goodbye could be said", self.name)
             raise
@@ -227,7 +236,9 @@ class Node:
             (self.folder / "config.toml").write_text(config.to_toml())
 
     def _keep(self, node: OwnNode, summary: Callable[[], dict[str, object]]) -> None:
-        """Leave what other nodes leave too; of a node that has not begun, nothing."""
+        """Leave what other nodes leave too; of a node that has not begun, nothing; in a fork, too."""
+        if not node.ours:
+            return
         if not node.begun:
             shutil.rmtree(self.folder, ignore_errors=True)
             return

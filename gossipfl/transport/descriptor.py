@@ -28,6 +28,14 @@ class Descriptor(NamedTuple):
     number: int
     inode: int
 
+    @property
+    def stands(self) -> bool:
+        """Is the number still this connection's, in this process?"""
+        try:
+            return os.fstat(self.number).st_ino == self.inode
+        except OSError:
+            return False
+
     def idle(self) -> float | None:
         """Seconds since bytes of the other end last came; None: the system does not tell, or it is over."""
         if not sys.platform.startswith("linux"):

@@ -223,6 +223,10 @@ class Dialling:
         for dialled in self._dialled.values():
             self._hang_up(dialled, linger)
 
+    def connections(self) -> list[Descriptor]:
+        """Those that stand, and the last ones of those that do not."""
+        return [line.connection for line in self._dialled.values() if line.connection is not None]
+
     # ------------------------------------------------------------------ what the poller has seen
 
     def read(self, ready: Container[Socket | int]) -> list[Event | Note]:

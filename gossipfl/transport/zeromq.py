@@ -23,7 +23,9 @@ from gossipfl.core.messages import Data, Message
 from gossipfl.core.quarantine import Quarantine
 from gossipfl.transport.accepting import Accepting, Line, Unbound
 from gossipfl.transport.curve import Left
+from gossipfl.transport.descriptor import Descriptor
 from gossipfl.transport.dialling import Dialling, Session
+from gossipfl.transport.forks import close_in_forks
 from gossipfl.transport.mail import Mail
 from gossipfl.transport.readiness import Socket
 from gossipfl.transport.shared import Commons, Shelf
@@ -114,6 +116,7 @@ class ZeroMQ:
         except Unbound as error:
             self.__exit__(type(error), error, None)
             raise
+        close_in_forks(self)
         return self
 
     def __exit__(
@@ -138,6 +141,10 @@ class ZeroMQ:
     def address(self) -> str:
         """Where this node listens; empty: nowhere."""
         return self._accepting.address
+
+    def dialled(self) -> list[Descriptor]:
+        """The connections that this end has made."""
+        return self._dialling.connections()
 
     @property
     def received_bytes(self) -> int:

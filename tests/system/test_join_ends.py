@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time as clock
@@ -243,6 +244,87 @@ def test_a_step_in_another_thread_is_an_error(tmp_path: Path) -> None:
         [error] = together(lambda: step(model, optimizer))
     assert isinstance(error, LocalProtocolError)
     assert "another thread" in str(error)
+
+
+WORKERS = """
+import sys, torch, gossipfl
+from torch.utils.data import DataLoader
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+loader = DataLoader(torch.ones(64, 3), batch_size=4, num_workers=2, persistent_workers=True)
+with gossipfl.join(sys.argv[1], model, optimizer, name=sys.argv[2], out=sys.argv[3]) as node:
+    for batch in node.batches(loader):
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+"""
+
+
+def test_a_node_that_is_killed_is_missed_at_once_though_its_workers_live_on(
+    start: Start, until: Until, tmp_path: Path
+) -> None:
+    # given a loop whose batches come from forked processes, and a neighbor
+    swarm = config(2, swarm={"rounds": 10**6})
+    file = tmp_path / "swarm.toml"
+    file.write_text(gossipfl.load_config(swarm).to_toml())
+    one, other = (
+        start(
+            command=[sys.executable, "-c", script, str(file), name, str(tmp_path / name)],
+            out=tmp_path / name,
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        for name, script in (("a", WORKERS), ("b", SCRIPT))
+    )
+    until(lambda: one.reached(20) or one.over(), "they train")
+    # when it is killed, and has no time to tell them
+    one.signal(signal.SIGKILL)
+    until(lambda: bool(records(tmp_path, "b", "peer_down")) or other.over(), "it is missed")
+    # then its line was seen to close, and its port can be had again
+    assert [r["found"] for r in records(tmp_path, "b", "peer_down")] == ["closed"]
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", int(swarm["node"][0]["address"].partition(":")[2])))
+    other.signal(signal.SIGINT)
+    assert other.end().code == -signal.SIGINT
+
+
+FORKS = """
+import os, sys, torch, gossipfl
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+with gossipfl.join(sys.argv[1], model, optimizer, name=sys.argv[2], out=sys.argv[3]) as node:
+    for count, batch in enumerate(node.batches([torch.ones(4, 3)])):
+        if count == 3 and sys.argv[2] == "a":
+            child = os.fork()
+            if child == 0:
+                try:
+                    optimizer.step()
+                except gossipfl.errors.GossipError as error:
+                    print("child:", error, flush=True)
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+"""
+
+
+def test_a_fork_that_leaves_the_loop_is_no_node_and_ends(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "swarm.toml"
+    file.write_text(gossipfl.load_config(config(2, swarm={"rounds": 20})).to_toml())
+    running = [
+        start(
+            command=[sys.executable, "-c", FORKS, str(file), name, str(tmp_path / name)],
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        for name in "ab"
+    ]
+    ended = [one.end() for one in running]
+    assert [e.code for e in ended] == [0, 0], ended
+    assert ended[0].stdout.count("called in another process than the one that joined") == 1
+    counts = [len(records(tmp_path, name, "round")) for name in "ab"]
+    assert counts == [20, 20]
+    assert not records(tmp_path, "b", "peer_down")
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
