@@ -82,6 +82,13 @@ def test_a_swarm_that_was_interrupted_goes_on_and_one_that_is_over_for_more_roun
     keys = BASE | {"swarm.nodes": 3, "swarm.rounds": 120}
     running = start("swarm", "--quiet", *settings(keys))
     until(lambda: running.reached(20) or running.over(), "round 20")
+    running.signal(signal.SIGSTOP)  # it can neither end meanwhile, nor be disturbed
+    refused = resume(start, running.out).end()
+    running.signal(signal.SIGCONT)
+    assert (refused.code, refused.stderr.splitlines()[-1]) == (
+        2,
+        f"gossipfl: error: --resume: a run is going on in {running.out}; wait for its end, or stop it",
+    )
     running.signal(signal.SIGINT)
     assert running.end().code == 130
 
