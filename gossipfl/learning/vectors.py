@@ -96,6 +96,7 @@ class VectorLearner:
         self._parameter = self.point.x
         self.x = self.vector = self._parameter.data
         self.target, self.descent = target, descent
+        self.still = descent.functions is None  # do local phases change nothing?
 
     def phase(self, round: int) -> Phase:
         if self.still:
@@ -124,10 +125,6 @@ class VectorLearner:
 
     def move(self, x: Tensor) -> None:
         self._parameter.data = self.x = self.vector = x
-
-    @property
-    def still(self) -> bool:
-        return self.descent.functions is None
 
     def evaluate(self) -> dict[str, float]:
         functions = self.descent.functions

@@ -78,6 +78,7 @@ class Accepting:
         self, sockets: Sockets, layout: Layout, who: Who, signs: Signs, quarantine: Quarantine
     ) -> None:
         self.address = ""
+        self.pressing = False  # may there be a watcher to be answered, or a node that is held back?
         self.fetch: Fetch | None = None
         self.beside: Beside | None = None
         self.crossing: Callable[[int], bool] | None = None  # may a peer come in that this end dials, too?
@@ -98,6 +99,7 @@ class Accepting:
         if line is not None:
             self._keys = line.keys
             self._lookout = None if line.records is None else Lookout(line.records)
+            self.pressing = self._lookout is not None
             self._gate = Gate(self._sockets.context, line.keys, self._router).__enter__()
             self._sockets.poller.register(self._gate.news, told=True)
         else:
@@ -161,11 +163,6 @@ class Accepting:
         self._sockets.send(self._router, (route, *frames))
 
     # ------------------------------------------------------------------ watchers
-
-    @property
-    def pressing(self) -> bool:
-        """Is there a watcher to be answered, or a node that is held back, whatever comes?"""
-        return self._lookout is not None or bool(self._held)
 
     def due(self) -> float | None:
         """Seconds until a watcher may be answered, or a node that is held back refused; None: there is
@@ -292,6 +289,7 @@ class Accepting:
                 return []
             line.instance = message.about.get(INSTANCE)
             if self._doubled(who.node, line):
+                self.pressing = True
                 self._held.append(_Held(time.monotonic() + HOLD, key, line, message, who))
                 return []
             self._known(key, line, who.node, message.session)
@@ -324,6 +322,7 @@ class Accepting:
                     self.send(key, next(encode(Refuse(message.session, reason), self._who)))
                 line.peer = -1
                 events.append(Note("rejected", -1, f"a second node named {who.name}"))
+        self.pressing = self._lookout is not None or bool(self._held)
         return events
 
     def _known(self, key: bytes, line: _Accepted, node: int, session: int) -> None:

@@ -152,12 +152,11 @@ class Mail:
         os.eventfd_write(pair.bell, 1)
         return True
 
-    def rung(self) -> None:
-        """The bell has been heard: it rings again for what comes from here on."""
-        os.eventfd_read(self.bell)
-
-    def take(self) -> list[Word]:
-        """All words that are due; by sender."""
+    def take(self, rung: bool = False) -> list[Word]:
+        """All words that are due; by sender. rung: the bell has been heard, and rings again for what comes
+        from here on."""
+        if rung:
+            os.eventfd_read(self.bell)
         found: list[Word] = []
         cells = self._cells
         for peer, pair in self._pairs.items():

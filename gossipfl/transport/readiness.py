@@ -78,7 +78,9 @@ class Descriptors:
             if self.stirred:
                 self.stirred = {socket for socket in self.stirred if more(socket)}
                 ready.update(self.stirred)
-            woken = self._system.poll(0 if ready else _milliseconds(timeout))
+            # the system takes less than nothing for ever
+            pause = None if timeout is None else math.ceil(timeout * 1000) if timeout > 0 else 0
+            woken = self._system.poll(0 if ready else pause)
             for number, _ in woken:
                 item = self._items[number]
                 if isinstance(item, int):
@@ -108,7 +110,8 @@ class Libzmq:
         self._poller.unregister(item)
 
     def poll(self, timeout: float | None) -> set[Socket | int]:
-        return {item for item, _ in self._poller.poll(_milliseconds(timeout))}
+        pause = None if timeout is None else math.ceil(max(timeout, 0.0) * 1000)
+        return {item for item, _ in self._poller.poll(pause)}
 
 
 def poller() -> Poller:
@@ -119,7 +122,3 @@ def poller() -> Poller:
 def more(socket: Socket) -> bool:
     """Has a socket something that can be read? Asking takes longer than reading."""
     return bool(_get(socket, EVENTS) & POLLIN)  # type: ignore[operator]
-
-
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else math.ceil(max(seconds, 0.0) * 1000)

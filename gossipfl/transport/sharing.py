@@ -28,21 +28,19 @@ class Sharing:
         self.bytes = commons.bytes  # of a payload
         self.sent_bytes = self.received_bytes = 0
         self._commons, self._shelf, self._signs = commons, shelf, signs
-        self._laid: tuple[Vectors, int | None] | None = None  # where the payload lies that was sent last
-
-    def let_go(self) -> None:
-        """What was sent last is not sent to more neighbors: its memory may be used again."""
-        self._laid = None
+        #: Where the payload lies that was sent last. None: it is sent to no more neighbors, and its memory
+        #: may be used again.
+        self.laid: tuple[Vectors, int | None] | None = None
 
     def slot(self, payload: Vectors) -> int | None:
         """Where a payload lies for neighbors; None: it does not. For several of them it is laid once."""
-        if self._laid is None or self._laid[0] is not payload:
-            self._laid = payload, None if self._shelf is None else self._shelf.place(payload)
-        return self._laid[1]
+        if self.laid is None or self.laid[0] is not payload:
+            self.laid = payload, None if self._shelf is None else self._shelf.place(payload)
+        return self.laid[1]
 
     def leave(self, peer: int, session: int, data: Data) -> bool:
         """Leave word of a payload, if there is mail and the payload lies where the peer can read it."""
-        mail, laid = self.mail, self._laid
+        mail, laid = self.mail, self.laid
         if mail is None:
             return False
         round, counted, payload = data
@@ -60,15 +58,10 @@ class Sharing:
 
     # ------------------------------------------------------------------ what has come
 
-    def rung(self) -> None:
-        """The bell has been heard."""
-        if self.mail is not None:
-            self.mail.rung()
-
-    def read(self, reject: Callable[[int], list[Event | Note]]) -> list[Event | Note]:
-        """The words that are due, as if they had come over the socket; reject: what comes of a peer whose
-        word makes no sense."""
-        return [] if self.mail is None else self._read(self.mail.take(), reject)
+    def read(self, rung: bool, reject: Callable[[int], list[Event | Note]]) -> list[Event | Note]:
+        """The words that are due, as if they had come over the socket. rung: the bell has been heard; reject:
+        what comes of a peer whose word makes no sense."""
+        return [] if self.mail is None else self._read(self.mail.take(rung), reject)
 
     def before(
         self, peer: int, session: int, reject: Callable[[int], list[Event | Note]]

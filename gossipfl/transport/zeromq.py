@@ -344,7 +344,7 @@ class ZeroMQ:
         ending, sharing, poller = self._ending, self._sharing, self._sockets.poller
         self._made = None
         if sharing is not None:
-            sharing.let_go()
+            sharing.laid = None
         # Nearly always there is nothing to do but to wait for what comes.
         pressing = bool(ending) or self._accepting.pressing
         if pressing or self._dialling.redials or self._beat is not None:
@@ -352,15 +352,14 @@ class ZeroMQ:
         ready = poller.poll(timeout)
         if not ready and not pressing:
             return []
-        if sharing is not None and self._bell in ready:
-            sharing.rung()
-            if len(ready) == 1 and not pressing:
-                return sharing.read(self._reject)
+        rung = self._bell in ready
+        if sharing is not None and rung and len(ready) == 1 and not pressing:
+            return sharing.read(True, self._reject)
         self.told = self.told or self._control in ready
         events = self._accepting.read(ready)
         events += self._dialling.read(ready)
         if sharing is not None:
-            events += sharing.read(self._reject)
+            events += sharing.read(rung, self._reject)
         if ending:
             events += self._end(ending)
         if poller.news:

@@ -69,7 +69,8 @@ def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]
     if terms.reweigh is not None and terms.score is not None:
         row = _by_score(row, mine, arrived, terms.reweigh, terms.score)
     mixed: list[Tensor] = []
-    own, late, lossy = row.node, intake.late, terms.packing.lossy
+    own, late = row.node, intake.late
+    lossy = terms.packing.codec is not NONE and terms.packing.lossy
     apart = None if late or lossy or not mine.sent else Departure(mine.sent[0])
     for k, value in enumerate(mine.sent):
         parts = [(w, value if j == own else arrived[j][k]) for j, w in row.weights]
