@@ -223,7 +223,8 @@ class Connected:
                 return
             if type(effect) is Send:
                 if self._meddling is None:
-                    self.transport.send(effect.peer, effect.session, effect.message)
+                    peer, session, message = effect
+                    self.transport.send(peer, session, message)
                 else:
                     self._meddling.send(effect)
             elif isinstance(effect, Adopt):

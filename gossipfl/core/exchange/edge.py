@@ -118,15 +118,8 @@ class Edge:
         through = self.heard if self.heard < round else round
         if through > self.counted:
             self.counted = through
-        else:
-            through = self.counted
-        if self.arcs:
-            self._drop()
-            return
-        out, acked = self.out, self.acked
-        for t in [*out]:
-            if t <= through and (t <= acked or not out[t].settled):
-                del out[t]
+        if self.out or self.arcs:
+            self._drop(self.counted)
 
     def owe(self, round: int, payload: Vectors) -> None:
         """The round closes without the peer's payload, which may still come: keep what this end had. No more
@@ -134,25 +127,32 @@ class Edge:
         if len(self.owed) < WINDOW and self.heard < round:
             self.owed[round] = payload
 
-    def _drop(self) -> None:
-        """The same of arcs: what the peer has counted, and what waited for a payload that will not come."""
-        for t in [t for t in self.out if t <= self.acked]:
-            del self.out[t]
-        for t in [t for t in self.owed if t <= self.heard and t not in self.inbox]:
-            del self.owed[t]
+    def _drop(self, through: int) -> None:
+        out, acked = self.out, self.acked
+        if self.arcs:
+            for t in [t for t in out if t <= acked]:
+                del out[t]
+            for t in [t for t in self.owed if t <= self.heard and t not in self.inbox]:
+                del self.owed[t]
+            return
+        for t in [*out]:
+            if t <= through and (t <= acked or not out[t].settled):
+                del out[t]
 
     # ---------------------------------------------------------------- messages
 
     def receive(self, message: Data | Nothing) -> bool:
         """Take a message in; False if it is one already heard."""
-        acked = message.counted if message.counted < self.sent else self.sent
+        round, acked = message[0], message[1]
+        if acked > self.sent:
+            acked = self.sent
         if acked > self.acked:
             self.acked = acked
-        if message.round <= self.heard:
+        if round <= self.heard:
             return False
-        if isinstance(message, Data):
-            self.inbox[message.round] = message.payload
-        self.heard = message.round
+        if type(message) is Data:
+            self.inbox[round] = message[2]
+        self.heard = round
         return True
 
     @property

@@ -91,8 +91,9 @@ class Edges:
 
     def open(self, event: Received) -> Edge | None:
         """The edge that a message came in on, or None: a superseded session is discarded unread."""
-        edge = self.by_peer.get(event.peer)
-        return edge if edge is not None and edge.up and edge.session == event.session else None
+        peer, session, _ = event
+        edge = self.by_peer.get(peer)
+        return edge if edge is not None and edge.up and edge.session == session else None
 
     def hear(self, edge: Edge, message: Nothing, more: bool) -> list[Effect]:
         """Nothing of a round, or a goodbye, and what to tell of it. more: there are rounds to come."""

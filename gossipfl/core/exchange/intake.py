@@ -62,28 +62,30 @@ class Intake(NamedTuple):
 def inbox(terms: Terms, mine: Own, intake: Intake) -> tuple[Inbox, float | None]:
     """The mixed payload: what is missing is weighed as its sender or this node keeps it, what is late enters
     too. And how far its first part is from the own one, where mixing it has told that."""
-    row, arrived = intake.row, intake.arrived
-    if intake.absent or intake.withheld:
-        missing = frozenset(intake.absent)
-        row = row.withholding(missing, intake.withheld) if terms.columns else row.without(missing)
-    if terms.reweigh is not None and terms.score is not None:
-        row = _by_score(row, mine, arrived, terms.reweigh, terms.score)
+    row, arrived, late, absent, withheld = intake
+    packing, _, _, columns, reweigh, score, make_room = terms
+    payload, _, sent = mine
+    if absent or withheld:
+        missing = frozenset(absent)
+        row = row.withholding(missing, withheld) if columns else row.without(missing)
+    if reweigh is not None and score is not None:
+        row = _by_score(row, mine, arrived, reweigh, score)
     mixed: list[Tensor] = []
-    own, late = row.node, intake.late
-    lossy = terms.packing.codec is not NONE and terms.packing.lossy
-    apart = None if late or lossy or not mine.sent else Departure(mine.sent[0])
-    for k, value in enumerate(mine.sent):
-        parts = [(w, value if j == own else arrived[j][k]) for j, w in row.weights]
-        room = None if terms.room is None else terms.room(value)
+    own, weights = row.node, row.weights
+    lossy = packing.codec is not NONE and packing.lossy
+    apart = None if late or lossy or not sent else Departure(sent[0])
+    for k, value in enumerate(sent):
+        parts = [(w, value if j == own else arrived[j][k]) for j, w in weights]
+        room = None if make_room is None else make_room(value)
         total = ordered_sum(parts, room, None if k else apart)
         for flow in late:
-            if terms.columns:
+            if columns:
                 total += flow.theirs[k] * (flow.weight or 0.0)
             elif flow.mine is not None:
                 total += (flow.theirs[k] - flow.mine[k]) * (flow.weight or 0.0)
         mixed.append(total)
     got = tuple(mixed)
-    box = Inbox(terms.packing.settle(mine.payload, mine.sent, got) if lossy else got, mine.sent)
+    box = Inbox(packing.settle(payload, sent, got) if lossy else got, sent)
     return box, None if apart is None else apart.value()
 
 

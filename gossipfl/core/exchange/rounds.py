@@ -76,7 +76,7 @@ class Rounds(Course):
         self._waiting.now = now
         if isinstance(event, Received):  # nearly all of them, and nearly all of those with data
             message = event.message
-            return self._data(event, message) if isinstance(message, Data) else self._received(event, message)
+            return self._data(event, message) if type(message) is Data else self._received(event, message)
         match event:
             case Stepped():
                 return self._stepped(event)

@@ -131,14 +131,14 @@ class Work:
     def _absorb(self, state: State, intake: Intake) -> tuple[Adopt, State]:
         """What comes of a round's intake."""
         assert self.x is not None and self.after is not None
-        rule = self.rule
+        rule, own, turn = self.rule, self.own, self._turn
         apart: float | None = None
         if rule.per_link:
-            box = inbox_by_link(self.own, intake)
+            box = inbox_by_link(own, intake)
         else:
-            box, apart = inbox(self.terms, self.own, intake)
-        x, state = rule.absorb(state, self.x, self.after, box, self._turn)
-        given, got = self.own.payload, box.mixed
+            box, apart = inbox(self.terms, own, intake)
+        x, state = rule.absorb(state, self.x, self.after, box, turn)
+        given, got = own.payload, box.mixed
         if rule.sends and not self._compares:
             given, got, apart = (self.after,), (x,), None
-        return Adopt(self._turn.round, x, given, got, tuple(intake.arrived), apart), state
+        return Adopt(turn.round, x, given, got, tuple(intake.arrived), apart), state
