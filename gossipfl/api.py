@@ -269,7 +269,7 @@ def _swarm(
                 export(record)
                 watch(record)
             if not {"summary", "problems", "error"} & last.keys():
-                raise GossipError(f"the nodes ended without a word: {running.last_error()}")
+                raise running.wordless()
     finally:
         shutil.rmtree(folder / ".parameters", ignore_errors=True)
         for name in (".models.npz", ".models.part"):  # on their way here, if it is interrupted

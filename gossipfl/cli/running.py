@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,6 +15,7 @@ import click
 from gossipfl.cli.lines import note_line
 from gossipfl.cli.options import Common
 from gossipfl.cli.outlets import unwritten
+from gossipfl.drivers import checkpoint
 from gossipfl.drivers.folder import run_folder
 from gossipfl.errors import ConfigError, PeerLost, Problem, TrainingDiverged
 from gossipfl.records import to_json
@@ -59,10 +61,13 @@ def run(common: Common, start: Start, resume: Path | None = None) -> None:
                 result = start(config, out, watch)
         except KeyboardInterrupt:
             kept = f"; records up to now are in {out}" if any(out.iterdir()) else ""
-            note_line(f"interrupted{kept}")
+            note_line(f"interrupted{kept}{_how_to_go_on(out)}")
             raise SystemExit(130) from None
-        except (TrainingDiverged, PeerLost):
+        except TrainingDiverged:
             note_line(f"records up to then are in {out}")
+            raise
+        except PeerLost:
+            note_line(f"records up to then are in {out}{_how_to_go_on(out)}")
             raise
     if common.json:
         click.echo(to_json(result.summary))
@@ -71,6 +76,11 @@ def run(common: Common, start: Start, resume: Path | None = None) -> None:
             click.echo(line)
     if unwritten():
         note_line(f"the run has ended; what it leaves is in {out}")
+
+
+def _how_to_go_on(out: Path) -> str:
+    kept = any((out / checkpoint.FOLDER).glob("*/[0-9]*"))
+    return f"; gossipfl swarm --resume {shlex.quote(str(out))} goes on from its checkpoints" if kept else ""
 
 
 def _resumed(common: Common, folder: Path) -> Config:

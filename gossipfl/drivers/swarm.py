@@ -22,8 +22,9 @@ from types import FrameType, TracebackType
 from typing import IO, Final
 
 from gossipfl.config import Config
-from gossipfl.drivers import gpu
+from gossipfl.drivers import gpu, heeding
 from gossipfl.drivers.resuming import Found
+from gossipfl.errors import GossipError, PeerLost
 
 #: Seconds that the zygote may take to end the nodes before it is killed with all of them.
 GRACE: Final = 1.4
@@ -59,6 +60,7 @@ class Swarm:
         self._selector = selectors.DefaultSelector()
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
+        self._asks = -1  # the process reads what is written here
         self._log: IO[bytes] | None = None
         self._started = False  # are there nodes, which have something to keep?
 
@@ -89,15 +91,20 @@ class Swarm:
         self._log = (self._folder / "log.txt").open("ab")
         path = [str(Path(entry).absolute()) for entry in sys.path]
         with undisturbed():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", ZYGOTE, str(self._scratch), *path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                start_new_session=True,  # the terminal's Ctrl-C is ours to act on
-                env=environment,
-                bufsize=0,
-            )
+            end, self._asks = os.pipe()
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", ZYGOTE, str(self._scratch), *path],
+                    stdin=end,
+                    stdout=subprocess.PIPE,
+                    stderr=self._log,
+                    start_new_session=True,  # the terminal's Ctrl-C is ours to act on
+                    env=environment,
+                    bufsize=0,
+                )
+                heeding.wakes(end, self._process.pid)
+            finally:
+                os.close(end)
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._write((json.dumps(job) + "\n").encode())
@@ -122,18 +129,19 @@ class Swarm:
         if self._process is not None:
             kill_group(self._process.pid)
             self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None:
-                    stream.close()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+        if self._asks >= 0:
+            os.close(self._asks)
         if self._log is not None:
             self._log.close()
         self._selector.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _write(self, data: bytes) -> None:
-        assert self._process is not None and self._process.stdin is not None
         try:
-            self._process.stdin.write(data)
+            while data:
+                data = data[os.write(self._asks, data) :]
         except BrokenPipeError:
             return  # it has ended: what it said last is still to be read
 
@@ -154,13 +162,16 @@ class Swarm:
                 self._started = self._started or "started" in word
                 yield word
 
-    def last_error(self) -> str:
-        """The last line of the processes' log, for when they end without a word."""
+    def wordless(self) -> GossipError:
+        """What to raise where the processes have ended without a word: somebody has killed the one that holds
+        all others, or it has failed as it should not."""
         assert self._process is not None
-        lines = (self._folder / "log.txt").read_text(errors="replace").strip().splitlines()
-        code = self._process.wait()
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return lines[-1] if lines and code >= 0 else how
+        code, log = self._process.wait(), self._folder / "log.txt"
+        if code < 0:
+            return PeerLost(f"every node was lost: the process that starts them was killed by signal {-code}")
+        lines = log.read_text(errors="replace").strip().splitlines()
+        what = f"{lines[-1]}; more is in {log}" if lines else f"exit status {code}"
+        return GossipError(f"the nodes ended without a word: {what}")
 
 
 def scratch_folder() -> Path:

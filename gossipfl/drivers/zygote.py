@@ -2,7 +2,7 @@
 
 It reads one JSON line (the job) from standard input, starts the nodes, brings them together and watches over
 their processes; it answers in JSON lines on standard output. It holds no model and takes no part in the
-training. A line `stop`, or the end of standard input, ends the nodes.
+training. A line `stop`, or the end of standard input, ends the nodes, and what comes before there are any.
 
 It imports torch, loads the data and runs a few real training steps before it forks, so that every lazy import
 is done once; sockets and threads are made after the fork (`nursery.py`).
@@ -26,10 +26,11 @@ from gossipfl.config import load_config
 from gossipfl.core.aggregate import hasten
 from gossipfl.drivers import checkpoint, gpu, memory, room
 from gossipfl.drivers.child import Run
+from gossipfl.drivers.heeding import or_ending
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.nursery import Nursery, Tell
 from gossipfl.drivers.outcome import summarize
-from gossipfl.drivers.plan import plan
+from gossipfl.drivers.plan import Plan, plan
 from gossipfl.drivers.resuming import require_same_data
 from gossipfl.errors import ConfigError, GossipError
 from gossipfl.learning.workload import Workload, workload
@@ -85,34 +86,16 @@ def main(scratch: str) -> int:
 
 def _serve(job: dict[str, Any], scratch: Path, tell: Tell, again: Callable[[], None]) -> int:
     """again: begins anew as a process that sees GPUs."""
-    import numpy as np
     import torch
 
     folder = Path(job["folder"])
-    granted = room.limits()
-    config = load_config(job["config"])
-    torch.set_num_threads(1)
-    load = workload(config)
-    if gpu.pays(job, load):
-        again()
-    made = plan(config, load.sizes, load.plain)
-    degrees = np.bincount(np.ravel(made.edges()).astype(np.int64), minlength=made.n).tolist()
-    size = load.d * getattr(torch, config.train.dtype).itemsize  # bytes of a model
-    if lacking := room.problems(degrees, size, granted):
-        raise ConfigError(lacking)
-    if size >= memory.BIG:
-        memory.give_back()
-    memory.loaded()
-    _warm(load)
-    about = made.about(load.signature, load.data_hash)  # here once, instead of in every node
-    made.near(0)
-    tell({"ready": time.monotonic() - job["epoch"]})
     run = Run(folder, scratch, job["epoch"], job["resume"], job["lost"])
-    if run.resume:
-        name, round = next(iter(run.resume.items()))
-        found = checkpoint.header(folder / checkpoint.FOLDER / name, round)
-        static = made.recipe.schedule.length is not None
-        require_same_data(about, found, static)
+    with or_ending(lambda: shutil.rmtree(scratch, ignore_errors=True)):
+        made, load = _load(job, again)
+        tell({"ready": time.monotonic() - job["epoch"]})
+        if run.resume:
+            _require_same(run, made, load)
+    config = made.config
     with Nursery(made, load, run, tell) as nursery:
         outcome = nursery.watch()
     if nursery.interrupted:
@@ -130,3 +113,36 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell, again: Callable[[], N
     summary = summarize(made, load, outcome)
     tell({"summary": summary, "models": str(models), "diverged": outcome.diverged})
     return 0
+
+
+def _load(job: dict[str, Any], again: Callable[[], None]) -> tuple[Plan, Workload]:
+    """All that nodes have in common. Raises ConfigError."""
+    import numpy as np
+    import torch
+
+    granted = room.limits()
+    config = load_config(job["config"])
+    torch.set_num_threads(1)
+    load = workload(config)
+    if gpu.pays(job, load):
+        again()
+    made = plan(config, load.sizes, load.plain)
+    degrees = np.bincount(np.ravel(made.edges()).astype(np.int64), minlength=made.n).tolist()
+    size = load.d * getattr(torch, config.train.dtype).itemsize  # bytes of a model
+    if lacking := room.problems(degrees, size, granted):
+        raise ConfigError(lacking)
+    if size >= memory.BIG:
+        memory.give_back()
+    memory.loaded()
+    _warm(load)
+    made.about(load.signature, load.data_hash)  # here once, instead of in every node
+    made.near(0)
+    return made, load
+
+
+def _require_same(run: Run, made: Plan, load: Workload) -> None:
+    """Raises ConfigError where the data or what follows from them are not those of the run gone on with."""
+    name, round = next(iter(run.resume.items()))
+    found = checkpoint.header(run.folder / checkpoint.FOLDER / name, round)
+    static = made.recipe.schedule.length is not None
+    require_same_data(made.about(load.signature, load.data_hash), found, static)

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -157,7 +158,7 @@ def test_nothing_lives_on_when_the_command_is_killed(moment: str, start: Start, 
 def test_nothing_lives_on_when_the_process_that_starts_the_nodes_is_killed(
     moment: str, start: Start, until: Until
 ) -> None:
-    running = start("swarm", "--rounds", "3000")
+    running = start("swarm", "--rounds", "3000", "--set", "swarm.checkpoint_every=5")
     wait_for(moment, running, until, 3000)
 
     zygote = running.zygote()
@@ -165,9 +166,51 @@ def test_nothing_lives_on_when_the_process_that_starts_the_nodes_is_killed(
     os.kill(zygote, signal.SIGKILL)
     ended = running.end()
 
-    assert ended.code == 1
-    assert "killed by signal 9" in ended.stderr
+    # then: as where every node was lost, which is what has happened, and what is left of it is told
+    kept, wrong = ended.stderr.splitlines()[-2:]
+    assert ended.code == 3
+    assert wrong.startswith("gossipfl: error: every node was lost: ") and "killed by signal 9" in wrong
+    assert kept.startswith(f"gossipfl: records up to then are in {running.out}")
+    assert ("--resume" in kept) == any(running.out.glob("checkpoints/*/[0-9]*"))
+    assert ("--resume" in kept) or moment != "round 20"
     assert "Traceback" not in ended.stderr
+    assert not running.leftovers()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_starts_the_nodes_does_not_outlive_the_command_while_it_loads(
+    stopped: bool, start: Start, until: Until, tmp_path: Path
+) -> None:
+    # given a task that takes long to load
+    lines = ["import pathlib, time", "pathlib.Path('loads').touch()", "time.sleep(600)"]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    running = start("swarm", "--task", "mine:task", cwd=tmp_path)
+    until((tmp_path / "loads").exists, "it loads")
+    zygote = running.zygote()
+    assert zygote is not None
+
+    # when
+    if stopped:
+        os.kill(zygote, signal.SIGSTOP)
+    running.process.kill()
+    running.end()
+
+    # then
+    assert not running.leftovers()
+
+
+def test_nothing_lives_on_when_the_command_is_killed_and_what_starts_the_nodes_is_stopped(
+    start: Start, until: Until
+) -> None:
+    running = start("swarm", "--rounds", "3000")
+    wait_for("round 20", running, until, 3000)
+    zygote = running.zygote()
+    assert zygote is not None
+
+    os.kill(zygote, signal.SIGSTOP)
+    running.process.kill()
+    running.end()
+
     assert not running.leftovers()
 
 

@@ -104,7 +104,7 @@ def _swarm(
                     with np.load(str(word["models"]), allow_pickle=False) as stored:
                         models = stored["x"]
             if not {"summary", "problems", "error"} & last.keys():
-                raise GossipError(f"the nodes ended without a word: {running.last_error()}")
+                raise running.wordless()
         curves.take_all(scan(folder))
     if "problems" in last or "error" in last:
         raise GossipError(str(last.get("error") or last["problems"]))
