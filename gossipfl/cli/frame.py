@@ -13,6 +13,7 @@ import click
 from gossipfl import __version__
 from gossipfl.cli.lines import WRONG, ended, error_line, report
 from gossipfl.cli.outlets import outlets
+from gossipfl.cli.terminating import as_interrupt
 from gossipfl.errors import ConfigError, GossipError, Problem
 
 COMMAND: Final = object()
@@ -89,6 +90,7 @@ class Frame(click.Group):
             return run()
         with outlets():
             try:
+                as_interrupt()
                 returned = run()
                 code = returned if isinstance(returned, int) else 0
             except (click.ClickException, click.Abort, GossipError, KeyboardInterrupt, OSError) as error:

@@ -12,15 +12,18 @@ import sys
 import threading
 from pathlib import Path
 from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gossipfl.cli.lines import ended, note_line, report
 from gossipfl.cli.outlets import outlets
+from gossipfl.cli.terminating import as_interrupt
 from gossipfl.errors import GossipError
 
 if TYPE_CHECKING:
     from gossipfl.config import Config
     from gossipfl.drivers.resuming import Found
+
+_ENDS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class Job(NamedTuple):
@@ -78,7 +81,7 @@ def become(job: Job) -> None:
     program = [sys.executable, *_args_from_interpreter_flags(), *here, "-m", "gossipfl.cli.lone"]
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until there is somebody to handle it
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)  # until there is somebody to handle them
     os.execv(sys.executable, [*program, str(line), *sys.argv[1:]])
 
 
@@ -86,7 +89,8 @@ def main() -> None:
     """Be the node of a job, which the file with the number in the first argument holds."""
     with outlets():
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            as_interrupt()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
             be(_read(int(sys.argv[1])))
             code = 0
         except (GossipError, KeyboardInterrupt, OSError) as error:

@@ -67,6 +67,11 @@ class Bypass:
         self._say(words, up if words != [word] else [j for j in up if j != peer])
         return None
 
+    @property
+    def gone(self) -> frozenset[int]:
+        """Who is gone around."""
+        return self._acted
+
     def look(self, now: float) -> None:
         """Is it time to believe something else? Asked again and again; seconds in which this process ran."""
         if now < self._due:

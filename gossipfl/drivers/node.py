@@ -147,9 +147,13 @@ class Node(Connected):
                 raise Refused(f"{self._name}: {why}")
 
     def _let_go(self) -> None:
-        """Wait no longer for neighbors that have not been there for a while."""
-        for j in self._parting.given_up(self.machine.missing(), self._apart, self.now):
-            self._handle(PeerDown(j, None, gone=True))
+        """Wait no longer for neighbors that have not been there for a while, or are taken to be gone."""
+        missing = self.machine.missing()
+        late = self._parting.given_up(missing, self._apart, self.now)
+        gone = frozenset() if self._bypass is None else self._bypass.gone
+        for j in missing:
+            if j in late or j in gone:
+                self._handle(PeerDown(j, None, gone=True))
 
     def _apart(self, peer: int) -> float:
         """When the last quarantine between this node and a peer is over."""

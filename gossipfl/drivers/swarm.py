@@ -60,13 +60,15 @@ class Swarm:
         self._selector = selectors.DefaultSelector()
         self._rest = b""
         self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: Path | None = None
         self._asks = -1  # the process reads what is written here
         self._log: IO[bytes] | None = None
         self._started = False  # are there nodes, which have something to keep?
 
     def __enter__(self) -> Swarm:
-        self._scratch = scratch_folder()
         try:
+            with undisturbed():
+                self._scratch = scratch_folder()
             self._start()
         except BaseException:  # Ctrl-C too: what has been started by then must not stay
             self._end()
@@ -136,7 +138,8 @@ class Swarm:
         if self._log is not None:
             self._log.close()
         self._selector.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -182,8 +185,8 @@ def scratch_folder() -> Path:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C comes after this. A process that is being started inside would be nobody's: it is there, and not
-    known yet. (To block the signal would not do: a thread of some library takes it then.)"""
+    """Ctrl-C comes after this. What is being made inside would be nobody's: it is there, and not known yet.
+    (To block the signal would not do: a thread of some library takes it then.)"""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield  # it does not come here

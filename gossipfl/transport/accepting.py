@@ -329,6 +329,8 @@ class Accepting:
         """A hello tells who is at the other end of a line."""
         line.peer, line.session = node, session
         self._routes[node, session] = key
+        if self._gate is not None:
+            self._gate.spoke(line.fd)
         if self.beside is not None:
             self.beside.begin(node, session)
             self.beside.before(node, session)  # of the hello itself nothing was said

@@ -177,6 +177,13 @@ class Gate:
         """A line about someone who never said hello, once for each address."""
         return f"{address} connected and did not speak the protocol" if self._turned.first(address) else None
 
+    def spoke(self, fd: int) -> None:
+        """A neighbor has said hello on this connection: what else comes from its address and says nothing is
+        no stranger, but a try that it has given up, while this node stood still or its port was full."""
+        came = self._from.get(fd)
+        if came is not None:
+            self._turned.seen.add(came.host)
+
     # ------------------------------------------------------------------ the thread
 
     def _keep(self) -> None:

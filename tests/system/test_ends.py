@@ -79,6 +79,24 @@ def test_ctrl_c_ends_everything_and_keeps_the_records(moment: str, start: Start,
         assert running.records()
 
 
+@pytest.mark.parametrize("moment", ["folder", "zygote", "round 20"])
+def test_a_command_that_is_told_to_terminate_ends_as_by_ctrl_c(
+    moment: str, start: Start, until: Until
+) -> None:
+    running = start("swarm", "--rounds", "3000")
+    wait_for(moment, running, until, 3000)
+
+    running.signal(signal.SIGTERM)
+    ended = running.end()
+
+    assert ended.code == 130
+    assert [line for line in ended.stderr.splitlines() if "interrupted" in line]
+    assert "Traceback" not in ended.stderr
+    assert not running.leftovers()
+    if moment == "round 20":
+        assert len((running.out / "metrics.jsonl").read_text().splitlines()) == len(running.records())
+
+
 @pytest.mark.parametrize("moment", ["node", "nodes", "record", "round 20", "round 20 twice"])
 @pytest.mark.parametrize("transport", ["shm", "tcp"])
 def test_when_a_node_is_killed_the_others_finish(

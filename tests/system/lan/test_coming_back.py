@@ -30,9 +30,13 @@ def ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-@pytest.mark.parametrize(("every", "exact"), [(1, True), (100, False)], ids=["exact", "stale"])
+@pytest.mark.parametrize(
+    ("every", "exact", "how"),
+    [(1, True, signal.SIGKILL), (1, True, signal.SIGTERM), (100, False, signal.SIGKILL)],
+    ids=["exact", "terminated", "stale"],
+)
 def test_a_node_that_was_killed_comes_back_to_the_round_of_the_others(
-    every: int, exact: bool, start: Start, until: Until, tmp_path: Path
+    every: int, exact: bool, how: signal.Signals, start: Start, until: Until, tmp_path: Path
 ) -> None:
     # given three nodes on a ring, with a rule that remembers
     from tests.system.conftest import GOSSIPFL
@@ -52,8 +56,9 @@ def test_a_node_that_was_killed_comes_back_to_the_round_of_the_others(
     alice, bob, carol = (node(name) for name in NAMES)
     until(lambda: bob.reached(150) or bob.over(), "they train")
     # when one is killed, and started again (the others stand still meanwhile: they would be done before)
-    bob.process.kill()
-    bob.process.wait()
+    bob.signal(how)
+    code = bob.process.wait()
+    assert code == (130 if how == signal.SIGTERM else -how)  # a service manager's end is Ctrl-C
     alice.signal(signal.SIGSTOP)
     carol.signal(signal.SIGSTOP)
     again = node("bob", "--resume")

@@ -149,6 +149,34 @@ def test_nodes_that_are_killed_are_gone_around(
     assert np.ptp(models, axis=0).max() < 1e-6
 
 
+def test_who_is_done_does_not_stay_for_one_that_is_taken_to_be_gone(
+    start: Start, until: Until, ports: Callable[[int], list[int]], tmp_path: Path
+) -> None:
+    # given three in a row, of which the middle one is killed
+    peers = [{"name": f"n{i}", "address": f"127.0.0.1:{port}"} for i, port in enumerate(ports(3))]
+    sections = {key: table for key, table in tables("path").items() if key != "task"} | {"train": {**SLOW}}
+    sections["swarm"] = {**sections["swarm"], "rounds": 100}
+    (tmp_path / "swarm.toml").write_text(toml_document(sections, node=peers))
+    (tmp_path / "mine.py").write_text(TASK)
+    nodes = [
+        start(
+            command=[GOSSIPFL, "node", "swarm.toml", "--name", f"n{i}", "--out", str(tmp_path / f"n{i}")],
+            out=tmp_path / f"n{i}",
+            cwd=tmp_path,
+        )
+        for i in range(3)
+    ]
+    for one in nodes:
+        until(lambda one=one: last(one) or one.over(), "they train")
+    nodes[1].process.kill()
+    # when the others are done
+    ended = [nodes[i].end() for i in (0, 2)]
+    # then they have gone around it, and do not stay for it
+    assert [one.code for one in ended] == [0, 0], ended
+    assert all("n1 is taken to be gone for good" in one.stdout for one in ended), ended
+    assert not any("stays up to" in one.stdout for one in ended), ended
+
+
 def test_a_machine_whose_cable_was_out_comes_back_and_nothing_is_lost(
     swarm: Callable[..., Swarm], until: Until
 ) -> None:

@@ -64,6 +64,8 @@ def test_a_hundred_strangers_and_two_thousand_half_open_connections_do_not_stop_
         for i in range(STRANGERS):
             s = connect(f"127.1.0.{i + 1}")
             s.sendall((GREETING if i % 2 else b"") + draw.randbytes(20_000))
+        # and one comes from where a neighbor is, as what it tried while this node stood still
+        connect("127.0.0.1").close()
         # and two thousand connections are held open that never say a word, or half a greeting
         for i in range(HALF_OPEN):
             s = connect("127.2.0.1")
