@@ -124,23 +124,28 @@ def test_asynchronous_exchanges_go_on_from_where_each_node_was(
     extra = {"algorithm.exchange": exchange, "algorithm.rule": rule, "data.partition": "iid"}
     keys = BASE | extra | {"swarm.nodes": 3, "swarm.rounds": 400, "swarm.eval_every": 8}
     running = start("swarm", "--quiet", *settings(keys))
-    until(lambda: running.reached(120) or running.over(), "phase 120")
+
+    def kept() -> list[int]:
+        folders = [running.out / "checkpoints" / f"node-{i}" for i in range(3)]
+        return [max(checkpoint.rounds(folder), default=0) for folder in folders]
+
+    until(lambda: min(kept()) >= 120 or running.over(), "phase 120 of all")
 
     # when
     running.kill()
     assert not (running.out / "summary.json").exists(), "it was too fast for this test"
-    kept = [max(checkpoint.rounds(running.out / "checkpoints" / f"node-{i}")) for i in range(3)]
+    rounds = kept()
     again = resume(start, running.out, "--quiet")
     ended = again.end()
 
-    # then: each is as good a step later as it was, which takes a new model a hundred phases
+    # then: each is as good a little later as it was, which takes a new model a hundred phases
     assert ended.code == 0, ended.stderr
     if exchange == "pairwise":
         assert_counted_once(again, 3, 400)
     assert again.summary()["rounds"] == 400
     found = {(r["node"], r["round"]): r["accuracy"] for r in again.records("eval")}
-    assert max(found[i, kept[i]] for i in range(3)) > 0.6
-    assert all(found[i, kept[i] + 8] > found[i, kept[i]] - 0.2 for i in range(3))
+    assert max(found[i, rounds[i]] for i in range(3)) > 0.5
+    assert all(found[i, min(rounds[i] + 8, 400)] > found[i, rounds[i]] - 0.2 for i in range(3))
 
 
 def test_a_node_that_was_lost_long_before_stays_lost(start: Start, until: Until) -> None:

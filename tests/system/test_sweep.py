@@ -19,7 +19,7 @@ import pytest
 from gossipfl.observe.sweep_reading import Study, read_sweep
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Running
+    from tests.system.conftest import Running, Until
 
 pytestmark = pytest.mark.system
 
@@ -124,6 +124,15 @@ def test_a_killed_sweep_goes_on_and_counts_no_cell_twice(start: Start, tmp_path:
     assert (told["runs"], told["resumed"], told["failed"]) == (12, before, 0)
     trials = read_sweep(killed.out).trials
     assert len(trials) == len({(t.texts["graph"], t.seed) for t in trials}) == 12
+
+
+def test_a_worker_begins_no_run_once_nobody_waits_for_it(start: Start, until: Until, tmp_path: Path) -> None:
+    # given a sweep of runs that take for ever, whose worker is still loading
+    running = start("sweep", write(tmp_path, rounds=10_000_000), "--jobs", "1")
+    until(lambda: running.others() or running.over(), "a worker")
+    # when the sweep is killed, the worker does not go on without it
+    running.signal(signal.SIGKILL)
+    running.end(60)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_so(start: Start, tmp_path: Path) -> None:

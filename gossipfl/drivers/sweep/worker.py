@@ -23,8 +23,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a task of somebody's own prints goes to the log
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    busy = threading.Event()
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    busy = threading.Lock()
     threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
     try:
         _serve(jobs, busy, answers.write, answers.flush)
@@ -32,30 +32,30 @@ def main() -> None:
         os._exit(0)  # stopped: nobody reads what is left to say
 
 
-def _listen(jobs: queue.SimpleQueue[str | None], busy: threading.Event) -> None:
+def _listen(jobs: queue.SimpleQueue[str], busy: threading.Lock) -> None:
     for line in sys.stdin:
         jobs.put(line)
-    jobs.put(None)
-    if busy.is_set():
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        time.sleep(GRACE)
-        os._exit(1)
+    if busy.acquire(blocking=False):
+        os._exit(0)  # between two cells, or before the first: none begins any more
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    time.sleep(GRACE)
+    os._exit(1)
 
 
-def _serve(jobs: queue.SimpleQueue[str | None], busy: threading.Event, write: object, flush: object) -> None:
+def _serve(jobs: queue.SimpleQueue[str], busy: threading.Lock, write: object, flush: object) -> None:
+    """busy: held while there is a cell."""
     import torch
 
     from gossipfl.drivers.sweep.cell import run_cell
 
     assert callable(write) and callable(flush)
     torch.set_num_threads(1)
-    while (line := jobs.get()) is not None:
-        busy.set()
-        job = json.loads(line)
-        answer = {"cell": job["cell"], **run_cell(job)}
-        write(json.dumps(answer, default=_plain) + "\n")
-        flush()
-        busy.clear()
+    while True:
+        job = json.loads(jobs.get())
+        with busy:
+            answer = {"cell": job["cell"], **run_cell(job)}
+            write(json.dumps(answer, default=_plain) + "\n")
+            flush()
 
 
 def _plain(value: object) -> object:
