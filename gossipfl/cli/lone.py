@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from gossipfl.cli.lines import ended, note_line, report
 from gossipfl.cli.outlets import outlets
 from gossipfl.cli.terminating import as_interrupt
+from gossipfl.drivers import memory
 from gossipfl.errors import GossipError
 
 if TYPE_CHECKING:
-    from gossipfl.config import Config
+    from gossipfl.drivers.plan import Plan
     from gossipfl.drivers.resuming import Found
 
 _ENDS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
@@ -29,7 +30,7 @@ _ENDS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 class Job(NamedTuple):
     """Which node, and where it leaves what it leaves."""
 
-    config: Config
+    made: Plan
     name: str
     folder: Path
     found: Found | None  # what it goes on from
@@ -40,13 +41,13 @@ def be(job: Job) -> None:
     from gossipfl.drivers import lan
     from gossipfl.drivers.folder import kept_if_used
     from gossipfl.drivers.held import held
-    from gossipfl.drivers.whereabouts import prepare
+    from gossipfl.drivers.whereabouts import lan as whereabouts
 
     name, folder = job.name, job.folder
-    made, place = prepare(job.config, name)
+    place = whereabouts(job.made.config, job.made, name)
     with held(folder, "--out", new=job.found is None), kept_if_used(folder):
         try:
-            summary = lan.run(made, place, folder, lambda text: _say(f"{name}: {text}"), job.found)
+            summary = lan.run(job.made, place, folder, lambda text: _say(f"{name}: {text}"), job.found)
         except KeyboardInterrupt:
             kept = f"records up to now are in {folder}" if folder.exists() else "it had not begun"
             note_line(f"{name}: stopped; {kept}")
@@ -64,9 +65,12 @@ def become(job: Job) -> None:
     """Let this process be the node and nothing else; comes back only where that cannot be."""
     if not sys.platform.startswith("linux") or threading.active_count() > 1:
         return
+    from gossipfl.drivers.plan import handed
+
     text = json.dumps(
         {
-            "config": job.config.to_dict(),
+            "config": job.made.config.to_dict(),
+            "plan": handed(job.made),
             "name": job.name,
             "folder": os.fspath(job.folder),
             "found": None if job.found is None else job.found._asdict(),
@@ -87,6 +91,7 @@ def become(job: Job) -> None:
 
 def main() -> None:
     """Be the node of a job, which the file with the number in the first argument holds."""
+    memory.spare()  # before anything is loaded
     with outlets():
         try:
             as_interrupt()
@@ -104,10 +109,13 @@ def _read(line: int) -> Job:
         said = json.load(file)
     sys.path[:], sys.argv[:] = said["path"], said["arguments"]
     from gossipfl.config import Config
+    from gossipfl.drivers.plan import plan, taken
     from gossipfl.drivers.resuming import Found
 
+    config = Config.of(said["config"])
+    made = plan(config) if said["plan"] is None else taken(config, said["plan"])
     found = None if said["found"] is None else Found(**said["found"])
-    return Job(Config.of(said["config"]), said["name"], Path(said["folder"]), found)
+    return Job(made, said["name"], Path(said["folder"]), found)
 
 
 if __name__ == "__main__":

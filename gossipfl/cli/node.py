@@ -58,7 +58,7 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
 
     loaded = load_config(config, settings)
     own = node_name(loaded, name, os.environ)
-    prepare(loaded, own)
+    made, _ = prepare(loaded, own)
     found = None
     if resume:
         out = out or resuming.newest_folder(own)
@@ -66,7 +66,7 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
         for note in found.notes:
             note_line(f"{own}: {note}")
     with run_folder(out, own) if found is None or out is None else nullcontext(out) as folder:
-        job = lone.Job(loaded, own, folder, found)
+        job = lone.Job(made, own, folder, found)
         if click.get_current_context().obj is COMMAND:
             lone.become(job)
         lone.be(job)

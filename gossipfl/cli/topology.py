@@ -196,7 +196,7 @@ def compare(graphs: tuple[str, ...], **options: Any) -> None:
 
 
 def _figures(graph: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    from gossipfl.topology.describe import describe
+    from gossipfl.topology.describing import describe
 
     return describe(
         graph,

@@ -11,7 +11,7 @@ import numpy as np
 
 from gossipfl.core.codecs import KEY as CODEC
 from gossipfl.core.codecs import Codec
-from gossipfl.core.rules.base import Part, Rule
+from gossipfl.core.rules.base import Rule, sends_models
 from gossipfl.errors import Problem
 from gossipfl.topology import Graph, Mixing, Schedule
 from gossipfl.topology.mixing import identity
@@ -92,16 +92,6 @@ def smallest_eigenvalue(mixing: Mixing) -> float:
 
     start = np.linspace(1.0, 2.0, n)
     return float(eigsh(mixing.matrix, k=1, which="SA", v0=start, return_eigenvectors=False, tol=1e-6)[0])
-
-
-def only_averages(rule: Rule) -> bool:
-    """Is x+ nothing but a mean of what nodes hold (or x itself), so that any number may ride in x?"""
-    return not rule.sends or "tree" in rule.needs or sends_models(rule)
-
-
-def sends_models(rule: Rule) -> bool:
-    """dpsgd-like: the payload is the model, and nothing is remembered."""
-    return rule.sends == (Part("model"),) and not rule.keeps
 
 
 # ---------------------------------------------------------------------- graph and W

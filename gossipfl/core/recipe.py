@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from gossipfl import plugin
-from gossipfl.core import laws
 from gossipfl.core.aggregate import Reweigh, Row, aggregate
 from gossipfl.core.codecs import Packing, codec, narrowed
 from gossipfl.core.exchange.intake import Terms
 from gossipfl.core.rules import averaging, combine, sums, tracking
-from gossipfl.core.rules.base import Part, Rule
+from gossipfl.core.rules.base import Part, Rule, only_averages
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.topology import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossipfl.topology import Schedule
 
 
 class Entry(NamedTuple):
@@ -153,6 +153,8 @@ def make_rule(name: str, params: Mapping[str, object]) -> tuple[Rule, dict[str, 
 def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices: Choices = PLAIN) -> Recipe:
     """Put a rule on a schedule. Raises ConfigError naming the laws that are broken, each with the nearest
     working choice."""
+    from gossipfl.core import laws
+
     own = dict(params)
     insist = own.pop("lazy", None) if name == "d2" else None
     rule, resolved = make_rule(name, own)
@@ -169,11 +171,9 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices:
         laws.check_on_death(name, rule, schedule, first, found)
     if choices.agreement:
         laws.check_agreement(name, rule, found)
-        rule = combine.agreeing(rule)
     if choices.average_optimizer:
         laws.check_average_optimizer(name, rule, found)
-    if choices.plain and not laws.only_averages(rule):
-        rule = combine.beside(rule, choices.plain)
+    rule = _combined(rule, choices)
     if "lambda-min" in rule.needs and not found.problems:
         schedule = laws.positive_enough(name, schedule, first, insist, coding, found)
     if found.problems:
@@ -181,3 +181,22 @@ def recipe(name: str, params: Mapping[str, object], schedule: Schedule, choices:
     if insist is not None:
         resolved["lazy"] = insist
     return Recipe(name, rule, schedule, resolved, tuple(found.notes), Packing(rule.sends, coding), reweigh)
+
+
+def settled(name: str, params: Mapping[str, object], schedule: Schedule, choices: Choices) -> Recipe:
+    """A recipe whose laws have been checked, and whose schedule is what came of it. `params`: the rule's own
+    keys, all resolved."""
+    own = {key: value for key, value in params.items() if not (name == "d2" and key == "lazy")}
+    rule = _combined(make_rule(name, own)[0], choices)
+    coding = codec(choices.codec)
+    coding = narrowed(coding, choices.wire_dtype) if choices.wire_dtype else coding
+    return Recipe(name, rule, schedule, params, (), Packing(rule.sends, coding), aggregate(choices.aggregate))
+
+
+def _combined(rule: Rule, choices: Choices) -> Rule:
+    """The rule with what else is asked of it."""
+    if choices.agreement:
+        rule = combine.agreeing(rule)
+    if choices.plain and not only_averages(rule):
+        rule = combine.beside(rule, choices.plain)
+    return rule

@@ -9,11 +9,12 @@ one in which the first had enough; where lines were cut meanwhile, as soon as th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gossipfl.topology import Schedule
+if TYPE_CHECKING:
+    from gossipfl.topology import Schedule
 
 
 class Criteria(NamedTuple):

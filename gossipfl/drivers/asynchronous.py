@@ -17,7 +17,7 @@ from gossipfl.drivers.telling import due, eval_fields
 from gossipfl.drivers.walk import Meeting, Walk
 from gossipfl.drivers.whereabouts import Lan
 from gossipfl.errors import TrainingDiverged
-from gossipfl.learning.training import Phase
+from gossipfl.learning.learner import Phase
 from gossipfl.learning.workload import Assignment
 
 

@@ -14,7 +14,7 @@ from gossipfl.core.exchange.standing import Tree, anew, from_tree, to_tree
 from gossipfl.drivers import checkpoint
 from gossipfl.drivers.common_round import Hold, stay
 from gossipfl.drivers.resuming import HASHES
-from gossipfl.learning.training import Learner
+from gossipfl.learning.learner import Learner
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,11 @@ from gossipfl.config.lan import place as address_of
 from gossipfl.drivers import checkpoint, keeping, memory
 from gossipfl.drivers.life import PARAMETERS, live, parameters_paths
 from gossipfl.drivers.place import Place
-from gossipfl.drivers.plan import Plan, plan
+from gossipfl.drivers.plan import Plan, with_plain
 from gossipfl.drivers.resuming import Found, require_same_data, rewind
 from gossipfl.drivers.whereabouts import Lan
 from gossipfl.errors import ConfigError, GossipError, PeerLost, Problem, Refused, TrainingDiverged
+from gossipfl.learning.task import torch_dtype
 from gossipfl.learning.workload import Assignment, Workload, workload
 from gossipfl.records import merge, read, tally, to_json
 
@@ -57,7 +58,7 @@ def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = N
     if place.keys is None and not all(_loopback(peer.address, peer.bind) for peer in config.node):
         say("warning: nothing on its lines is encrypted: whoever is on this network can read and write")
     load = workload(config, node=place.node)
-    made = plan(config, plain=load.plain)
+    made = with_plain(made, load.plain)
     round = None if resume is None else resume.rounds[name]
     if resume is not None and round is not None:
         own = folder / checkpoint.FOLDER / name
@@ -70,7 +71,10 @@ def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = N
             keeping.grow(own, round, config, about)
             say("nodes have been added: it meets everyone anew, with the model that it had")
     raise_limits()
+    if load.d * torch_dtype(config.train.dtype).itemsize >= memory.SMALL:
+        memory.usual()
     memory.tidy()
+    memory.loaded()
     word: dict[str, Any] = {}
 
     def hear(said: dict[str, Any]) -> None:

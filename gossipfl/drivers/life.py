@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossipfl.drivers.asynchronous import AsynchronousNode
+from gossipfl.config import Config
 from gossipfl.drivers.checkpoint import Unusable
 from gossipfl.drivers.node import Node
 from gossipfl.drivers.place import Place, Stale, Stopped
@@ -52,8 +52,7 @@ def _live(plan: Plan, workload: Workload, place: Place, control: Connection, lan
     """The same, until it turns out that what the node goes on from is stale: then from where to go on
     instead. Raises Unusable."""
     config = plan.config
-    kind = Node if config.algorithm.exchange == "rounds" else AsynchronousNode
-    node = kind(plan, workload, place, control, lan)
+    node = kind(config)(plan, workload, place, control, lan)
     word: dict[str, object] = {}
     try:
         with node:
@@ -91,6 +90,15 @@ def _live(plan: Plan, workload: Workload, place: Place, control: Connection, lan
         with suppress(Stopped):  # there may be nobody left to be told
             node.say({**_account(node), **word})
     return None
+
+
+def kind(config: Config) -> type[Node]:
+    """What a node of this config is; what is not needed for it is not loaded."""
+    if config.algorithm.exchange == "rounds":
+        return Node
+    from gossipfl.drivers.asynchronous import AsynchronousNode
+
+    return AsynchronousNode
 
 
 def _account(node: Node) -> dict[str, object]:

@@ -13,8 +13,10 @@ from typing import Final
 
 # mallopt(3)
 _TRIM_THRESHOLD: Final = -1
+_TOP_PAD: Final = -2
 _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
+_ARENA_MAX: Final = -8
 # prctl(2)
 _NO_HUGE_PAGES: Final = 41
 
@@ -24,6 +26,8 @@ BIG: Final = 64 * 1024 * 1024
 #: Bytes from which a piece of memory is got from the system and given back (glibc takes no more here).
 PIECE: Final = 32 * 1024 * 1024
 
+#: Bytes that glibc may keep at the heap's end, where it is to keep as little as it can.
+SPARED: Final = 128 * 1024
 #: Bytes of a model up to which a megabyte that a node holds besides counts.
 SMALL: Final = 2**20
 #: Bytes of the pieces by which what lies free between others is used up, and how many are taken at a time.
@@ -51,6 +55,17 @@ def keep() -> None:
 def give_back() -> None:
     """Let glibc get big pieces from the system, and give them back when they are free."""
     _set({_MMAP_THRESHOLD: PIECE, _MMAP_MAX: 65_536})
+
+
+def spare() -> None:
+    """Let glibc keep as little as it can: one heap for all threads, whose end goes back as soon as it is
+    free, and vectors outside of it. For a process that is one node with a small model."""
+    _set({_ARENA_MAX: 1, _TRIM_THRESHOLD: SPARED, _TOP_PAD: SPARED // 2})
+
+
+def usual() -> None:
+    """What glibc comes to by itself where big pieces come and go: of a process that turns out to need it."""
+    _set({_MMAP_THRESHOLD: PIECE, _TRIM_THRESHOLD: 2 * PIECE})
 
 
 def tidy() -> None:

@@ -22,7 +22,7 @@ from gossipfl.drivers.place import OLD, REJOIN, Place
 from gossipfl.drivers.telling import ROUND, disagreement, due, eval_fields, jumped, sound, wrong
 from gossipfl.errors import PeerLost, Refused, TrainingDiverged
 from gossipfl.learning import optimizers
-from gossipfl.learning.training import Phase, drain
+from gossipfl.learning.learner import Phase, drain
 
 #: Seconds between two flushes of the records.
 FLUSH_EVERY: Final = 0.1

@@ -15,7 +15,8 @@ from gossipfl.drivers.figures import consensus_distance, distances, effective_ne
 from gossipfl.drivers.machine import machine
 from gossipfl.drivers.plan import Plan
 from gossipfl.learning.partition import label_distance, label_table
-from gossipfl.learning.workload import ModuleWorkload, Workload
+from gossipfl.learning.supervised import ModuleWorkload
+from gossipfl.learning.workload import Workload
 
 log = logging.getLogger(__name__)
 

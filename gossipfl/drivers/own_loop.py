@@ -25,8 +25,8 @@ from gossipfl.drivers.place import Place
 from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import finite
 from gossipfl.drivers.whereabouts import Lan
+from gossipfl.learning.learner import Phase, Steps
 from gossipfl.learning.own import OwnLearner, OwnWorkload, lower_is_better
-from gossipfl.learning.training import Phase, Steps
 
 log = logging.getLogger("gossipfl")
 

@@ -4,24 +4,24 @@ here."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gossipfl.config import Config
-from gossipfl.core import asynchronous
 from gossipfl.core.aggregate import Row
 from gossipfl.core.exchange.agree import BETWEEN
 from gossipfl.core.exchange.waiting import Limits
 from gossipfl.core.messages import PROTOCOL_VERSION
-from gossipfl.core.recipe import Choices, Recipe, make_rule, recipe
+from gossipfl.core.recipe import Choices, Recipe, make_rule, recipe, settled
 from gossipfl.core.stopping import end_of
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.topology import Schedule, schedule
+from gossipfl.topology.given import Given, Turn, told
 from gossipfl.topology.rewire import Rewiring
-from gossipfl.topology.schedules import Cyclic
-from gossipfl.topology.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from gossipfl.topology import Schedule
 
 #: Bytes of a greeting in which parameters are told.
 PARAMETERS: Final = 16_384
@@ -105,7 +105,7 @@ class Plan:
         around, where that is done: word takes another way then."""
         made = self.recipe.schedule
         if dead and self.rewiring is not None:
-            made = Cyclic(((made.graph(0), self.rewiring.mixing(dead)),))
+            made = Given([Turn(self.rewiring.mixing(dead), directed=False)])
         return end_of(made, node, rounds, self.recipe.rule.early, self.rounds)
 
     def about(self, model: tuple[tuple[str, tuple[int, ...], str], ...], data_hash: str) -> dict[str, object]:
@@ -181,6 +181,8 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -
 
     sizes: samples of each node, for weights by data. plain: the last so many elements of x are no parameters
     (buffers, optimizer state). Raises ConfigError with every reason they do not."""
+    from gossipfl.core import asynchronous
+
     algorithm = config.algorithm
     if algorithm.exchange != "rounds":
         mixing, _ = _schedule(config, sizes, columns=False)
@@ -189,16 +191,6 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -
     if asynchronous.exchange_of(algorithm.rule) != "rounds":
         why = f"is rounds, and {algorithm.rule} waits for nobody"
         raise ConfigError(Problem("algorithm.exchange", why, '"push"'))
-    choices = Choices(
-        algorithm.every,
-        config.wire.codec,
-        "" if config.wire.dtype in ("auto", config.train.dtype) else config.wire.dtype,
-        algorithm.aggregate,
-        algorithm.on_death == "rewire",
-        config.train.lr_schedule == "agreement",
-        algorithm.average_optimizer,
-        plain,
-    )
     problems: list[Problem] = []
     columns = False
     try:
@@ -210,8 +202,45 @@ def plan(config: Config, sizes: tuple[int, ...] | None = None, plain: int = 0) -
         mixing, notes = _schedule(config, sizes, columns)
     except ConfigError as error:
         raise ConfigError([*error.problems, *problems]) from error
-    made = recipe(algorithm.rule, algorithm.extra, mixing, choices)
+    made = recipe(algorithm.rule, algorithm.extra, mixing, _choices(config, plain))
     return Plan(config, replace(made, notes=(*notes, *made.notes)))
+
+
+def _choices(config: Config, plain: int) -> Choices:
+    algorithm = config.algorithm
+    return Choices(
+        algorithm.every,
+        config.wire.codec,
+        "" if config.wire.dtype in ("auto", config.train.dtype) else config.wire.dtype,
+        algorithm.aggregate,
+        algorithm.on_death == "rewire",
+        config.train.lr_schedule == "agreement",
+        algorithm.average_optimizer,
+        plain,
+    )
+
+
+def handed(made: Plan) -> dict[str, object] | None:
+    """A plan as plain data, for a process that makes no graphs and checks no laws, which takes a megabyte;
+    None where it has to make its own."""
+    if made.config.algorithm.exchange != "rounds" or (turns := told(made.recipe.schedule)) is None:
+        return None
+    return {"turns": turns, "params": dict(made.recipe.params), "notes": list(made.recipe.notes)}
+
+
+def taken(config: Config, found: Mapping[str, Any], plain: int = 0) -> Plan:
+    """The plan that has been handed on; `plain` as in `plan`."""
+    schedule, choices = Given.of(found["turns"]), _choices(config, plain)
+    made = settled(config.algorithm.rule, found["params"], schedule, choices)
+    return Plan(config, replace(made, notes=tuple(found["notes"])))
+
+
+def with_plain(made: Plan, plain: int) -> Plan:
+    """The same plan for models whose last so many elements are no parameters, as in `plan`."""
+    if not plain:
+        return made
+    found = handed(made)
+    return plan(made.config, plain=plain) if found is None else taken(made.config, found, plain)
 
 
 def _schedule(
@@ -219,6 +248,9 @@ def _schedule(
 ) -> tuple[Schedule, tuple[str, ...]]:
     """The schedule of a config, and what was chosen for the user: with `columns`, columns that sum to one are
     needed, and where the weights are the default and do not have them, column-stochastic ones are taken."""
+    from gossipfl.topology.schedules import schedule
+    from gossipfl.topology.weights import DEFAULT
+
     topology = config.topology
 
     def make(weights: str) -> Schedule:

@@ -27,7 +27,7 @@ from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import due, eval_fields, plain
 from gossipfl.drivers.walk import BEGIN, DOWN, HALT, LEFT, TICK, UP, WORDS, Meeting, Walk, word
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.learning.training import Phase
+from gossipfl.learning.learner import Phase
 from gossipfl.learning.workload import Workload
 from gossipfl.records import number, read
 

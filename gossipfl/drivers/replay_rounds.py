@@ -32,7 +32,7 @@ from gossipfl.drivers.telling import due, eval_fields, round_fields
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
 from gossipfl.learning.abreast import Made, alone
-from gossipfl.learning.training import Learner, Phase
+from gossipfl.learning.learner import Learner, Phase
 from gossipfl.learning.workload import Workload
 from gossipfl.records import number
 

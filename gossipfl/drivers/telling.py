@@ -16,7 +16,7 @@ from gossipfl.core.aggregate import departure
 from gossipfl.core.events import Adopt
 from gossipfl.core.stopping import Criteria
 from gossipfl.errors import ConfigError, Problem
-from gossipfl.learning.training import Learner, Phase
+from gossipfl.learning.learner import Learner, Phase
 from gossipfl.learning.workload import Assignment
 from gossipfl.records import Form
 

@@ -21,7 +21,7 @@ from gossipfl.drivers.plan import Plan
 from gossipfl.drivers.telling import criteria, due, finite, plain, wrong
 from gossipfl.drivers.world import Watch
 from gossipfl.learning.crew import Crew
-from gossipfl.learning.training import Phase
+from gossipfl.learning.learner import Phase
 from gossipfl.learning.workload import Workload
 
 

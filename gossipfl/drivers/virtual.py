@@ -48,7 +48,7 @@ from gossipfl.drivers.world import Watch
 from gossipfl.errors import GossipError
 from gossipfl.learning import optimizers
 from gossipfl.learning.abreast import Made, Work, abreast, alone
-from gossipfl.learning.training import Learner
+from gossipfl.learning.learner import Learner
 from gossipfl.learning.workload import Workload
 
 #: Objects made until Python looks for cycles among them: what is under way are many, and makes none. (With

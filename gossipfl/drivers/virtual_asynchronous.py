@@ -27,7 +27,7 @@ from gossipfl.drivers.travels import INCARNATION, Travels
 from gossipfl.drivers.walk import Walk
 from gossipfl.drivers.world import Traveller, Watch
 from gossipfl.errors import GossipError
-from gossipfl.learning.training import Phase
+from gossipfl.learning.learner import Phase
 from gossipfl.learning.workload import Workload
 
 

@@ -12,7 +12,7 @@ from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.world import Traveller
 from gossipfl.learning.abreast import Made
-from gossipfl.learning.training import Learner, Phase
+from gossipfl.learning.learner import Learner, Phase
 
 #: What a machine notes that is recorded.
 TOLD: Final = frozenset(

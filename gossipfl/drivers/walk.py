@@ -44,7 +44,7 @@ from gossipfl.core.messages import (
     Welcome,
 )
 from gossipfl.drivers.machines import Asynchronous
-from gossipfl.learning.training import Learner, Phase, Steps
+from gossipfl.learning.learner import Learner, Phase, Steps
 
 #: What a meeting is called whose event is the arrival of a message.
 WORDS: Final[Mapping[type, str]] = {

@@ -24,7 +24,7 @@ from typing import Any
 
 from gossipfl.config import load_config
 from gossipfl.core.aggregate import hasten
-from gossipfl.drivers import checkpoint, gpu, memory, room
+from gossipfl.drivers import checkpoint, gpu, life, memory, room
 from gossipfl.drivers.child import Run
 from gossipfl.drivers.heeding import or_ending
 from gossipfl.drivers.keep import save_array, save_models
@@ -137,6 +137,7 @@ def _load(job: dict[str, Any], again: Callable[[], None]) -> tuple[Plan, Workloa
     _warm(load)
     made.about(load.signature, load.data_hash)  # here once, instead of in every node
     made.near(0)
+    life.kind(config)
     return made, load
 
 

@@ -21,10 +21,11 @@ from gossipfl.learning.batches import Index, Stream, take
 from gossipfl.learning.cohort import obstacle, rows_of
 from gossipfl.learning.flat import ALIGNMENT
 from gossipfl.learning.lean import stepper
+from gossipfl.learning.learner import Learner, Phase
 from gossipfl.learning.models import set_mode
 from gossipfl.learning.tiles import BYTES, views
 from gossipfl.learning.tracing import Gradient, gradient_of_each, safe, trace, unrolled_gradient
-from gossipfl.learning.training import Learner, ModuleLearner, Phase
+from gossipfl.learning.training import ModuleLearner
 
 #: Nodes of a tile: from here on a step hardly gets cheaper a node, and fewer are left over.
 TILE: Final = 16

@@ -12,7 +12,8 @@ from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning import optimizers
 from gossipfl.learning.flat import Flat
 from gossipfl.learning.lean import stepper
-from gossipfl.learning.training import ModuleLearner, Phase, Steps, Tree, drain
+from gossipfl.learning.learner import Phase, Steps, Tree, drain
+from gossipfl.learning.training import ModuleLearner
 
 
 def states(make: optimizers.Make, name: str) -> tuple[str, ...]:

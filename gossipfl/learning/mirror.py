@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gossipfl.learning.carrying import CarryingLearner
-from gossipfl.learning.training import ModuleLearner, Phase, Steps, Tree
+from gossipfl.learning.learner import Phase, Steps, Tree
+from gossipfl.learning.training import ModuleLearner
 
 
 class Mirrored:

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from gossipfl.config import Config
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.learning.flat import Flat, state_dict
-from gossipfl.learning.training import Phase, Steps, Tree, drain, keep, put_back
+from gossipfl.learning.learner import Phase, Steps, Tree, drain
+from gossipfl.learning.training import keep, put_back
 
 #: Numbers that are averaged as they are; of shorter ones, copies in float32 are.
 EXACT = (torch.float32, torch.float64)

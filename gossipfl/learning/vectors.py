@@ -17,8 +17,8 @@ from gossipfl.learning import optimizers
 from gossipfl.learning.batches import Index
 from gossipfl.learning.crew import ALONE, Crew
 from gossipfl.learning.flat import Signature, state_dict
+from gossipfl.learning.learner import Phase, Steps, Tree, drain
 from gossipfl.learning.task import Point, VectorTask, torch_dtype
-from gossipfl.learning.training import Phase, Steps, Tree, drain
 
 
 class Quadratics(NamedTuple):

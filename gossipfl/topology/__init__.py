@@ -1,44 +1,43 @@
-"""Graphs, mixing matrices and schedules: who may talk to whom, how much of whom a node takes, and when."""
+"""Graphs, mixing matrices and schedules: who may talk to whom, how much of whom a node takes, and when.
+
+What is in here is imported when it is first used: a node that has been given its matrix makes no graphs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from gossipfl.topology.describing import describe
+    from gossipfl.topology.families import FAMILIES, Family
+    from gossipfl.topology.graph import Graph
+    from gossipfl.topology.matrix import mixing_matrix
+    from gossipfl.topology.mixing import Mixing
+    from gossipfl.topology.schedules import Schedule, schedule
+    from gossipfl.topology.spec import GraphSpec, build
+    from gossipfl.topology.weights import NAMES as WEIGHTS
 
-from gossipfl.topology import weights as _weights
-from gossipfl.topology.describe import describe
-from gossipfl.topology.families import FAMILIES, Family
-from gossipfl.topology.graph import Graph
-from gossipfl.topology.mixing import Mixing
-from gossipfl.topology.schedules import Schedule, schedule
-from gossipfl.topology.spec import GraphSpec, build
-from gossipfl.topology.weights import NAMES as WEIGHTS
-
-
-def mixing_matrix(
-    graph: GraphSpec,
-    n: int | None = None,
-    weights: str = _weights.DEFAULT,
-    *,
-    seed: int = 0,
-    pi: Sequence[float] | NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
-    """The mixing matrix of a static graph, float64 [n, n]; w_ij is what node i gives node j's value.
-
-    graph: a name with its arguments, a file, `module:function`, a networkx graph, or an adjacency. n: how
-    many nodes, where the graph does not say. pi: the nodes' data sizes, for weights `data`. Raises
-    ConfigError.
-    """
-    return _weights.weigh(build(graph, n, seed=seed), weights, pi).dense()
-
+_HOMES = {
+    "FAMILIES": "families",
+    "Family": "families",
+    "Graph": "graph",
+    "GraphSpec": "spec",
+    "Mixing": "mixing",
+    "Schedule": "schedules",
+    "WEIGHTS": "weights",
+    "build": "spec",
+    "describe": "describing",
+    "mixing_matrix": "matrix",
+    "schedule": "schedules",
+}
 
 __all__ = [
     "FAMILIES",
     "WEIGHTS",
     "Family",
     "Graph",
+    "GraphSpec",
     "Mixing",
     "Schedule",
     "build",
@@ -46,3 +45,12 @@ __all__ = [
     "mixing_matrix",
     "schedule",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gossipfl.topology' has no attribute {name!r}")
+    module = importlib.import_module(f"gossipfl.topology.{_HOMES[name]}")
+    found: object = getattr(module, "NAMES" if name == "WEIGHTS" else name)
+    globals()[name] = found
+    return found

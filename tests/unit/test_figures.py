@@ -20,7 +20,8 @@ from gossipfl.drivers.figures import (
     spread,
 )
 from gossipfl.drivers.plan import plan
-from gossipfl.learning.workload import ModuleWorkload, workload
+from gossipfl.learning.supervised import ModuleWorkload
+from gossipfl.learning.workload import workload
 
 torch.set_num_threads(1)
 

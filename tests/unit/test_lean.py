@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gossipfl.config import load_config
 from gossipfl.learning.lean import stepper, uncompiled
+from gossipfl.learning.supervised import ModuleWorkload
 from gossipfl.learning.training import ModuleLearner
-from gossipfl.learning.workload import ModuleWorkload, workload
+from gossipfl.learning.workload import workload
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ ALONE = {
 def test_a_node_that_is_handed_its_config_loads_nothing_that_checks_draws_or_solves(tmp_path: Path) -> None:
     config = load_config({**ALONE, "train": {"momentum": 0.5}})
     (tmp_path / "run").mkdir()
-    job = {"config": config.to_dict(), "name": "alice", "folder": "run", "found": None}
+    job = {"config": config.to_dict(), "plan": None, "name": "alice", "folder": "run", "found": None}
 
     with tempfile.TemporaryFile() as file:
         file.write(json.dumps({**job, "path": sys.path, "arguments": ["gossipfl"]}).encode())

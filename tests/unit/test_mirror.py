@@ -14,7 +14,8 @@ import gossipfl
 from gossipfl.config import load_config
 from gossipfl.learning.mirror import Mirrored
 from gossipfl.learning.models import WORTH, device
-from gossipfl.learning.workload import ModuleWorkload, workload
+from gossipfl.learning.supervised import ModuleWorkload
+from gossipfl.learning.workload import workload
 
 Keys = dict[str, object]
 

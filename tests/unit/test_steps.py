@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gossipfl.config import load_config
+from gossipfl.learning.learner import Learner, Phase
 from gossipfl.learning.task import Task
-from gossipfl.learning.training import Learner, Phase
 from gossipfl.learning.workload import Workload, workload
 
 torch.set_num_threads(1)

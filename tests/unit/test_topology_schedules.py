@@ -10,7 +10,7 @@ import pytest
 from gossipfl.errors import ConfigError
 from gossipfl.topology import describe, schedule
 from gossipfl.topology.base_graph import factors
-from gossipfl.topology.describe import rounds_to_consensus
+from gossipfl.topology.describing import rounds_to_consensus
 from gossipfl.topology.schedules import local_moments, targets
 
 RANDOM = ["epidemic:2", "epidemic:3,local", "matching", "matching:torus:4x4"]

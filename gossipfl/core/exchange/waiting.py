@@ -16,9 +16,8 @@ spoken: with the wait for stragglers in it, each wait would lengthen the next.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Final, NamedTuple
 
 from gossipfl.core.aggregate import Row
@@ -113,7 +112,7 @@ class Waiting:
         self._trained = self.now
         limit = self.limits.deadline or None
         if self.limits.patience and len(self._lengths) >= ENOUGH:
-            typical = self.limits.patience * median(self._lengths)
+            typical = self.limits.patience * _median(self._lengths)
             limit = typical if limit is None else min(limit, typical)
         self.until = None if limit is None else self.now + limit
 
@@ -177,3 +176,10 @@ class Waiting:
             if edge.up and not edge.departed and pace.steady >= STEADY:
                 front = max(front, min(edge.heard, end - 1))
         return round + 1 if front < round + STEADY else min(front + 2, end)
+
+
+def _median(values: Iterable[float]) -> float:
+    """As that of `statistics`, which loads decimal numbers and fractions too."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

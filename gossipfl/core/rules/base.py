@@ -89,3 +89,13 @@ def zeros(x: Tensor) -> Tensor:
 def stateless(x: Tensor, turn: Turn) -> State:
     """The `init` of a rule that remembers nothing."""
     return ()
+
+
+def only_averages(rule: Rule) -> bool:
+    """Is x+ nothing but a mean of what nodes hold (or x itself), so that any number may ride in x?"""
+    return not rule.sends or "tree" in rule.needs or sends_models(rule)
+
+
+def sends_models(rule: Rule) -> bool:
+    """dpsgd-like: the payload is the model, and nothing is remembered."""
+    return rule.sends == (Part("model"),) and not rule.keeps
