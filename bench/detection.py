@@ -88,11 +88,16 @@ def command(*words: str, cwd: Path, before: Sequence[str] = ()) -> Iterator[subp
                 process.wait()
 
 
+def _regular(n: int) -> str:
+    """Four neighbors for each, where there are as many others."""
+    return "regular:4" if n > 4 else "complete"
+
+
 @contextmanager
 def together(folder: Path, n: int, *, busy: bool) -> Iterator[tuple[list[int], list[Tail]]]:
     """A swarm on this machine: the nodes' processes, and their records."""
     keys = ["swarm.rounds=100000000", f"swarm.nodes={n}", "topology.graph=ring", "swarm.eval_every=1000"]
-    keys += ["topology.graph=regular:4"] if busy else ["train.task=consensus"]
+    keys += [f"topology.graph={_regular(n)}"] if busy else ["train.task=consensus"]
     sets = [word for key in keys for word in ("--set", key)]
     with command("swarm", "--out", "run", "--quiet", *sets, cwd=folder) as process:
         records = folder / "run" / "records"
@@ -257,7 +262,7 @@ def calm(n: int, seconds: float, lan: bool) -> bool:
     """Nodes that train, and nothing else."""
     with tempfile.TemporaryDirectory(prefix="gossipfl-") as name:
         folder = Path(name)
-        nodes = apart(folder, n, "regular:4") if lan else together(folder, n, busy=True)
+        nodes = apart(folder, n, _regular(n)) if lan else together(folder, n, busy=True)
         with nodes as (_, tails):
             time.sleep(seconds)
             suspects, deaths = (sum(len(_kinds(t, kind)) for t in tails) for kind in ("suspect", "peer_down"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gossipfl.cli.options import Common, common_options
+from gossipfl.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from gossipfl.config import Config
@@ -34,6 +35,7 @@ def check(common: Common, schema: bool) -> None:
         click.echo(json.dumps(json_schema(), indent=2))
         return
     config = common.load()
+    _check_functions(config)
     found = resolve(config)
     _check_network(config)
     _check_machines(config)
@@ -44,6 +46,30 @@ def check(common: Common, schema: bool) -> None:
         click.echo(config.to_toml())
         for line in recipe_lines(config, found):
             click.echo(f"# {line}")
+
+
+def _check_functions(config: Config) -> None:
+    """Raises ConfigError for a task that there is not, and for whatever is named by `module:function` and not
+    found; those of graph, weights, rule, codec and aggregate are found as the recipe is made."""
+    from gossipfl import plugin
+    from gossipfl.learning.tasks import TASKS, no_such_task
+
+    problems: list[Problem] = []
+    named = {
+        "train.task": config.train.task,
+        "data.partition": config.data.partition,
+        "swarm.writer": config.swarm.writer,
+    }
+    for key, name in named.items():
+        try:
+            if plugin.is_plugin(name):
+                plugin.load(name, key)
+            elif key == "train.task" and name not in TASKS:
+                raise no_such_task(name)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_network(config: Config) -> None:

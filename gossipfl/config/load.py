@@ -15,7 +15,7 @@ from gossipfl.config.lan import as_table, redacted
 from gossipfl.config.model import Config
 from gossipfl.config.named import fill_in
 from gossipfl.config.presets import apply, forget
-from gossipfl.config.problems import combination_problems, field_of, invalid, key_problems
+from gossipfl.config.problems import combination_problems, expected, field_of, invalid, key_problems
 from gossipfl.errors import ConfigError, Problem
 
 Source = str | os.PathLike[str] | Mapping[str, object] | Config | None
@@ -185,8 +185,12 @@ def _plain(value: object, key: str, problems: list[Problem]) -> object:
         return float(value)
     if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value):
         return str(value)
-    wrong = "cannot be nan" if isinstance(value, float) else f"cannot hold a {type(value).__name__}"
-    problems.append(Problem(key, wrong, "a number, a text, true or false, or a list or table of those"))
+    wrong = f"cannot hold a {type(value).__name__}"
+    right = "a number, a text, true or false, or a list or table of those"
+    if isinstance(value, float):
+        field = field_of(key)
+        wrong, right = "cannot be nan", (field and expected(field)) or "another number"
+    problems.append(Problem(key, wrong, right))
     return _BAD
 
 

@@ -12,7 +12,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from torch import Tensor
 
@@ -36,7 +36,6 @@ from gossipfl.core.membership import Change, State
 from gossipfl.core.messages import Data, Fate, Model, Want
 from gossipfl.core.stopping import Vigil
 from gossipfl.drivers.abroad import Abroad
-from gossipfl.drivers.bypass import Bypass
 from gossipfl.drivers.keeping import Keeping
 from gossipfl.drivers.meddling import Meddling
 from gossipfl.drivers.neighborhood import Neighborhood, terms
@@ -54,6 +53,9 @@ from gossipfl.transport.pulse import Pulse
 from gossipfl.transport.shared import Shelf
 from gossipfl.transport.wire import Who, frame
 from gossipfl.transport.zeromq import Line, ZeroMQ
+
+if TYPE_CHECKING:
+    from gossipfl.drivers.bypass import Bypass
 
 #: What is to be seen by whoever watches as soon as it happens.
 AT_ONCE: Final = frozenset({"peer_up", "peer_down", "rejected", "quarantined"})
@@ -117,6 +119,8 @@ class Connected:
         )
         self._bypass: Bypass | None = None
         if lan is not None and plan.rewiring is not None:
+            from gossipfl.drivers.bypass import Bypass
+
             self._bypass = Bypass(
                 place.node, config, self.machine, self.transport, self._handle, self._say_note
             )

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from typing import Final, NamedTuple
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from gossipfl.config.lan import key_text
 from gossipfl.transport.departures import Departures, From
 
 log = logging.getLogger(__name__)
+
+#: What has happened to a socket, and a value (zmq_socket_monitor(3)); pyzmq's reader of it loads more.
+_EVENT: Final = struct.Struct("=Hi")
 
 Socket = zmq.Socket[bytes]
 
@@ -202,8 +205,7 @@ class Gate:
             if self._monitor in ready:
                 with contextlib.suppress(zmq.Again):
                     while True:
-                        event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
-                        self._seen(int(event["event"]), int(event["value"]))
+                        self._seen(*_EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0]))
             if departures in ready:
                 self._departed()
 

@@ -21,6 +21,7 @@ ASKED = {
     "detection.py": ("kill --times 1 --nodes 4", "1 kills"),
     "join_overhead.py": ("--help", "--local-steps"),
     "network_check.py": ("--help", "--rounds"),
+    "small_device.py": ("--help", "--parameters"),  # what it measures, test_memory_held.py does
 }
 
 

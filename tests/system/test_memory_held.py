@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from gossipfl.config import load_config
@@ -53,3 +56,16 @@ def test_a_node_holds_little_more_than_its_model_needs(
     held = found.memory.private / MB
     print(f"{parameters} parameters: {held:.1f} MB a node, {held / (4 * parameters / MB):.1f} models")
     assert held < most
+
+
+@pytest.mark.parametrize(("trains", "most"), [(False, 10.0), (True, 11.5)])
+def test_a_process_that_is_one_small_node_needs_ten_megabytes_over_bare_torch(
+    trains: bool, most: float
+) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "small_device.py"))
+
+    found = script["measure"](nodes=3, parameters=50_000, trains=trains, rounds=60)
+
+    print({key: round(value, 1) for key, value in found.items()})
+    assert found["rounds"] >= 60 and found["torch_mb"] > 50
+    assert found["private_mb_most"] < most

@@ -468,6 +468,24 @@ def test_check_finds_the_mistakes_of_graph_and_rule_together() -> None:
     assert (result.stdout, result.exit_code) == ("", 2)
 
 
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("train.task=nosuch.module:task", "train.task: nosuch.module:task: the module does not import"),
+        ("train.task=math:task", "train.task: math:task: math has no function task"),
+        ("train.task=digit", "train.task: there is no task digit; did you mean digits?"),
+        ("data.partition=math:split", "data.partition: math:split: math has no function split"),
+        ("swarm.writer=nosuch:write", "swarm.writer: nosuch:write: the module does not import"),
+        ("algorithm.rule=math:rule", "algorithm.rule: math:rule: math has no function rule"),
+    ],
+)
+def test_check_finds_functions_that_are_not_there(setting: str, wrong: str) -> None:
+    result = invoke("check", "--set", setting)
+
+    assert result.exit_code == 2
+    assert f"gossipfl: error: {wrong}" in result.stderr
+
+
 def test_check_loads_no_torch() -> None:
     code = """
 import sys

@@ -120,6 +120,14 @@ def test_a_config_travels_between_processes_unchanged() -> None:
     assert pickle.loads(pickle.dumps(config)) == config
 
 
+def test_what_is_no_number_is_told_with_what_would_be_one() -> None:
+    found = mistakes(None, ["wire.gone=nan", "topology.pi=[nan]", "task.x=nan"])
+
+    assert found["wire.gone"] == "cannot be nan; a number, above 0"
+    assert found["topology.pi"] == "cannot be nan; a list of positive numbers, one a node"
+    assert found["task.x"] == "cannot be nan; another number"
+
+
 def test_machines_and_faults_travel_as_json() -> None:
     config = load_config(
         {

@@ -8,16 +8,20 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from gossipfl.config import Config, load_config
+from gossipfl.drivers import room
 from gossipfl.drivers.bench import nodes
 from gossipfl.drivers.bench.limits import bare_rounds, copied_bytes, plain_step, training_rounds
 from gossipfl.drivers.bench.tasks import hidden
 from gossipfl.drivers.bench.turns import MB, Pace, Row, Say, load, ratios, rounded
 from gossipfl.drivers.machine import machine
-from gossipfl.drivers.plan import plan
+from gossipfl.drivers.plan import neighbors_of_all, plan
+from gossipfl.errors import ConfigError
 
 BATCH: Final = 8
 SECONDS: Final = 0.9  # of bare rounds in a turn
 SHARE: Final = 5  # the nodes make so much fewer of them: they take longer
+#: Rounds of bare processes in a turn, at most: of a process alone, which moves nothing.
+MOST: Final = 50_000
 #: Rounds of nodes in a turn, at least: in the first ones big vectors get their memory, which takes long.
 ENOUGH: Final = 40
 CROWD: Final = (
@@ -45,10 +49,14 @@ class Case:
 
 
 def measure(case: Case, say: Say) -> Row:
-    """All figures of a case, one object. Raises ConfigError for a graph that is none."""
+    """All figures of a case, one object. Raises ConfigError for a graph that is none, and where there is no
+    room for so many nodes."""
     transport = "shm" if case.transport == "auto" else case.transport
     edges = plan(_config(case, transport, 1)).edges()
     size = 4 * case.parameters
+    degrees = [len(near) for near in neighbors_of_all(edges, case.nodes)]
+    if lacking := room.problems(degrees, size, room.limits()):
+        raise ConfigError(lacking)
 
     def bare(rounds: int) -> Pace:
         return bare_rounds(case.nodes, edges, size, transport, rounds)
@@ -169,7 +177,7 @@ def _rounds(bare: Callable[[int], Pace]) -> int:
     while True:
         rate = bare(guess).wall
         if guess / rate > SECONDS / 6 or guess > 1000:
-            return max(8, round(rate * SECONDS))
+            return min(MOST, max(8, round(rate * SECONDS)))
         guess *= 8
 
 

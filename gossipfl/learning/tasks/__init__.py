@@ -54,9 +54,14 @@ def load_task(config: Config) -> Task | VectorTask:
         return quadratic(config.task, config.swarm.nodes)
     if plugin.is_plugin(name):
         return _own(name, config)
+    raise no_such_task(name)
+
+
+def no_such_task(name: str) -> ConfigError:
+    """What is wrong with a name that is no task's, and which may have been meant."""
     near = get_close_matches(name, TASKS, 1)
     right = f"did you mean {near[0]}?" if near else f"one of {', '.join(TASKS)}, or module:function"
-    raise ConfigError(Problem("train.task", f"there is no task {name}", right))
+    return ConfigError(Problem("train.task", f"there is no task {name}", right))
 
 
 def _own(name: str, config: Config) -> Task | VectorTask:
