@@ -20,7 +20,6 @@ that an ask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from gossipfl import draw
@@ -44,7 +43,8 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.exchange.line import Kept, Line, Lines, Post
+from gossipfl.core.exchange.line import Kept, Line, Post
+from gossipfl.core.exchange.phased import Phased
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.messages import (
     Answer,
@@ -62,25 +62,22 @@ from gossipfl.draw import Purpose
 from gossipfl.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 #: Seconds that a late reply is waited for: some turns of a busy core.
 SLICE: Final = 0.01
 
 
-class Pairwise:
+class Pairwise(Phased):
     """A node's machine; it asks after every `every`-th local phase."""
 
     def __init__(self, post: Post, every: int = 1) -> None:
+        super().__init__(post)
         self.asking: int | None = None  # the neighbour whose reply is awaited
-        self.left = False
-        self.lines = Lines(post)
-        self._post, self._every = post, every
+        self._every = every
         self._number = -1
         self._tried: set[int] = set()  # asked since the last local phase
-        self._x: Tensor | None = None
-        self._training = False
         self._until: float | None = None  # it stands still for a reply until then
         self._stood = False  # ... and has done so for this ask
 
@@ -128,34 +125,6 @@ class Pairwise:
 
     def deadline(self) -> float | None:
         return self._until
-
-    @property
-    def phases(self) -> int:
-        """Local phases made."""
-        return self.lines.phases
-
-    @property
-    def rounds(self) -> int:
-        """Local phases that this node makes, as far as is known."""
-        return self.lines.rounds()
-
-    def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
-        return self.lines.missing()
-
-    def silent(self) -> tuple[int, ...]:
-        """Who is waited for at the end."""
-        return self.lines.silent()
-
-    @property
-    def ends(self) -> Mapping[int, Line]:
-        """This node's ends of its lines, by peer."""
-        return self.lines.by_peer
-
-    @property
-    def begun(self) -> bool:
-        """Has training begun?"""
-        return self._x is not None
 
     # ------------------------------------------------------------------ asking
 

@@ -18,7 +18,6 @@ with one local phase, so that there is something to send; one that nobody can se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gossipfl import draw
@@ -42,7 +41,8 @@ from gossipfl.core.events import (
     Train,
     Trained,
 )
-from gossipfl.core.exchange.line import Line, Lines, Post
+from gossipfl.core.exchange.line import Line, Post
+from gossipfl.core.exchange.phased import Phased
 from gossipfl.core.exchange.standing import Tree
 from gossipfl.core.exchange.tokens import Account
 from gossipfl.core.messages import Hello, Message, Nothing, Refuse, Stop, Welcome
@@ -89,18 +89,15 @@ def merge(mine: Model, theirs: Model) -> Model:
     return Model(mine.x * (a / (a + b)) + theirs.x * (b / (a + b)), max(mine.age, theirs.age))
 
 
-class Push:
+class Push(Phased):
     """A node's machine."""
 
     def __init__(self, post: Post, terms: Terms) -> None:
+        super().__init__(post)
         self._age = 0  # of the live x
         self.tokens = 0
         self.sends = 0
-        self.left = False
-        self.lines = Lines(post)
-        self._post, self._terms = post, terms
-        self._x: Tensor | None = None
-        self._training = False
+        self._terms = terms
         self._aside: Model | None = None  # update-merge: the own model, while the other's is trained
         self._fresh: Tensor | None = None  # what this event's effects make of the live x
         self._inbox: dict[int, Model] = {}  # the newest of each neighbour, in the order they came
@@ -160,38 +157,10 @@ class Push:
     def deadline(self) -> float | None:
         return None if self.left else self._tick_at
 
-    def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
-        return self.lines.missing()
-
-    def silent(self) -> tuple[int, ...]:
-        """Who is waited for at the end."""
-        return self.lines.silent()
-
-    @property
-    def phases(self) -> int:
-        """Local phases made."""
-        return self.lines.phases
-
-    @property
-    def rounds(self) -> int:
-        """Local phases that this node makes, as far as is known."""
-        return self.lines.rounds()
-
     @property
     def age(self) -> int:
         """Of the node's own model; never less than it was, unless models walk."""
         return self._own.age
-
-    @property
-    def ends(self) -> Mapping[int, Line]:
-        """This node's ends of its lines, by peer."""
-        return self.lines.by_peer
-
-    @property
-    def begun(self) -> bool:
-        """Has training begun?"""
-        return self._x is not None
 
     # ------------------------------------------------------------------ sending
 
