@@ -109,9 +109,7 @@ def simulate(
         summary = summarize(made, load_, outcome)
         if folder is not None and (save_models or outcome.diverged):
             saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
-        result = _finish(loaded, summary, kept, plain(outcome.x), saving, outcome.diverged)
-        for text in result.unsaved:
-            watch.note(text)
+        result = _finish(loaded, summary, kept, plain(outcome.x), saving, outcome.diverged, watch)
         if outcome.lost and not summary["nodes_finished"]:
             raise PeerLost("every node was lost: all went away, and none comes back (network.trace)")
         return result
@@ -240,11 +238,12 @@ def _swarm(
         watch.note(note)
     saving = Saving(folder)
     saving.text("config.toml", config.to_toml())
-    (folder / "records").mkdir(exist_ok=True)
+    saving.attempt("records", lambda: (folder / "records").mkdir(exist_ok=True))
     follower, lost = Follower(folder), list[str]()
     if resume is not None:
         follower.skip()
     last: dict[str, object] = {}
+    models: NDArray[np.floating] | None = None
     try:
         with (
             exports.exports(config, folder, watch.note) as export,
@@ -261,9 +260,9 @@ def _swarm(
                         watch.note(f"lost {lost[-1]}")
                     if "note" in word:
                         watch.note(str(word["note"]))
-                    if "unsaved" in word:
-                        saving.failed["models"] = str(word["unsaved"])
-                    if "models" in word:
+                    if isinstance(unsaved := word.get("unsaved"), dict):
+                        saving.failed |= unsaved
+                    if word.get("models"):
                         models = _taken(Path(str(word["models"])))
             for record in follower.poll():
                 export(record)
@@ -287,10 +286,14 @@ def _swarm(
     summary = last["summary"]
     assert isinstance(summary, dict)
     records = list(read(folder / "metrics.jsonl")) if (folder / "metrics.jsonl").exists() else []
-    result = _finish(config, summary, records, models, saving, last.get("diverged"), report=report)
-    for text in result.unsaved:
-        watch.note(text)
+    for name in config.names:
+        own = folder / "records" / f"{name}.jsonl"
+        if name not in summary["lost"] and not own.exists():
+            saving.failed.setdefault("records", f"{own}: is not there at the end")
+    result = _finish(config, summary, records, models, saving, last.get("diverged"), watch, report=report)
     if not summary["nodes_finished"]:
+        if not lost:
+            raise GossipError(f"no node's parameters could be kept, in {folder} or {tempfile.gettempdir()}")
         more = f"; and {len(lost) - 3} more" if len(lost) > 3 else ""
         why = f"every node was lost: {'; '.join(lost[:3])}{more}"
         raise (Refused if last.get("refused") else PeerLost)(why)
@@ -330,20 +333,25 @@ def _finish(
     config: Config,
     summary: dict[str, object],
     records: list[Record],
-    models: NDArray[np.floating],
+    models: NDArray[np.floating] | None,
     saving: Saving,
     diverged: object,
+    watch: Watch,
     *,
     report: bool = True,
 ) -> Result:
-    """Write what is left to write; raises TrainingDiverged when that is how the run ended."""
+    """Write what is left to write, and tell what is not kept; raises TrainingDiverged when that is how the
+    run ended."""
     folder = saving.folder
     summary["events"] = tally(records)
     saving.text("summary.json", json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
-    if report and folder is not None and not saving.failed:
+    if report and folder is not None and folder.is_dir():
         from gossipfl.observe.report import write_report
 
         saving.attempt("report.html", lambda: write_report([folder], folder / "report.html"))
+    saving.look()
+    for text in saving.failed.values():
+        watch.note(text)
     if isinstance(diverged, list | tuple):
         raise TrainingDiverged(config.names[diverged[0]], diverged[1], diverged[2])
     return Result(config, summary, records, models, folder, tuple(saving.failed.values()))

@@ -17,6 +17,7 @@ _USERS = frozenset(
         errno.EACCES,
         errno.EDQUOT,
         errno.EEXIST,
+        errno.EFBIG,
         errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ENOENT,

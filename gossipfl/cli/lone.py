@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gossipfl.cli.lines import ended, note_line, report
+from gossipfl.cli.lines import UNKEPT, ended, note_line, report
 from gossipfl.cli.outlets import outlets
 from gossipfl.cli.terminating import as_interrupt
 from gossipfl.drivers import memory
@@ -36,8 +36,9 @@ class Job(NamedTuple):
     found: Found | None  # what it goes on from
 
 
-def be(job: Job) -> None:
-    """Be the node, in this process. Raises GossipError, OSError; SystemExit where it was interrupted."""
+def be(job: Job) -> int:
+    """Be the node, in this process; the exit code. Raises GossipError, OSError; SystemExit where it was
+    interrupted."""
     from gossipfl.drivers import lan
     from gossipfl.drivers.folder import kept_if_used
     from gossipfl.drivers.held import held
@@ -47,14 +48,20 @@ def be(job: Job) -> None:
     place = whereabouts(job.made.config, job.made, name)
     with held(folder, "--out", new=job.found is None), kept_if_used(folder):
         try:
-            summary = lan.run(job.made, place, folder, lambda text: _say(f"{name}: {text}"), job.found)
+            summary, unsaved = lan.run(
+                job.made, place, folder, lambda text: _say(f"{name}: {text}"), job.found
+            )
         except KeyboardInterrupt:
             kept = f"records up to now are in {folder}" if folder.exists() else "it had not begun"
             note_line(f"{name}: stopped; {kept}")
             raise SystemExit(130) from None
     value = summary["value"]
     shown = f"{value:.4g}" if isinstance(value, float) else "-"
-    _say(f"{name}: {summary['metric']} {shown} after {summary['rounds']} rounds; kept in {folder}")
+    for text in unsaved:
+        note_line(f"{name}: {text}")
+    kept = f"not all is kept in {folder}" if unsaved else f"kept in {folder}"
+    _say(f"{name}: {summary['metric']} {shown} after {summary['rounds']} rounds; {kept}")
+    return UNKEPT if unsaved else 0
 
 
 def _say(line: str) -> None:
@@ -96,8 +103,7 @@ def main() -> None:
         try:
             as_interrupt()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
-            be(_read(int(sys.argv[1])))
-            code = 0
+            code = be(_read(int(sys.argv[1])))
         except (GossipError, KeyboardInterrupt, OSError) as error:
             code = report(error)
         code = ended(code)

@@ -36,7 +36,7 @@ from gossipfl.cli.frame import COMMAND
     is_flag=True,
     help="Go on from the newest checkpoint in --out [default: of this node's newest run].",
 )
-def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | None, resume: bool) -> None:
+def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | None, resume: bool) -> int:
     """Be one node of a swarm across machines. Every machine has the same CONFIG, and starts its own node.
 
     Nodes start in any order, minutes apart: each says for whom it waits, and where. Ctrl-C stops this node;
@@ -69,4 +69,4 @@ def node(config: str, name: str | None, settings: tuple[str, ...], out: Path | N
         job = lone.Job(made, own, folder, found)
         if click.get_current_context().obj is COMMAND:
             lone.become(job)
-        lone.be(job)
+        return lone.be(job)

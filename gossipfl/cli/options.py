@@ -48,7 +48,7 @@ fault_option = click.option(
 )
 
 
-def common_options(command: Callable[..., None]) -> Callable[..., None]:
+def common_options(command: Callable[..., object]) -> Callable[..., object]:
     """Give a command CONFIG and the common options: one `Common`, and its own options beside it."""
 
     @functools.wraps(command)
@@ -60,13 +60,13 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
         json: bool,
         quiet: bool,
         **others: object,
-    ) -> None:
+    ) -> object:
         short = tuple(
             f"{key}={value}"
             for name, (_, key, _) in _SHORT.items()
             if (value := others.pop(name, None)) is not None
         )
-        command(Common(config, settings + short, out, save_models, json, quiet), **others)
+        return command(Common(config, settings + short, out, save_models, json, quiet), **others)
 
     decorators = [click.argument("config", required=False, metavar="[CONFIG]")]
     decorators += [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from gossipfl.cli.lines import note_line
+from gossipfl.cli.lines import UNKEPT, note_line
 from gossipfl.cli.options import Common
 from gossipfl.cli.outlets import unwritten
 from gossipfl.drivers import checkpoint
@@ -36,6 +36,8 @@ class Ended(Protocol):
 
     @property
     def summary(self) -> Mapping[str, object]: ...
+    @property
+    def unsaved(self) -> Sequence[str]: ...
 
 
 Start = Callable[["Config", Path, Watch], Ended]
@@ -51,9 +53,9 @@ class Notes:
         note_line(text)
 
 
-def run(common: Common, start: Start, resume: Path | None = None) -> None:
-    """Load the config, run it under a live display, and print how it ended. `resume`: the folder of a run
-    that goes on, with its config if there is no other."""
+def run(common: Common, start: Start, resume: Path | None = None) -> int:
+    """Load the config, run it under a live display, and print how it ended; the exit code. `resume`: the
+    folder of a run that goes on, with its config if there is no other."""
     config = common.load() if resume is None else _resumed(common, resume)
     with run_folder(common.out, config.swarm.name) if resume is None else nullcontext(resume) as out:
         try:
@@ -72,10 +74,11 @@ def run(common: Common, start: Start, resume: Path | None = None) -> None:
     if common.json:
         click.echo(to_json(result.summary))
     elif not common.quiet:
-        for line in closing_lines(result.summary, out):
+        for line in closing_lines(result.summary, out, result.unsaved):
             click.echo(line)
     if unwritten():
         note_line(f"the run has ended; what it leaves is in {out}")
+    return UNKEPT if result.unsaved else 0
 
 
 def _how_to_go_on(out: Path) -> str:
@@ -105,8 +108,8 @@ def _display(common: Common, config: Config) -> AbstractContextManager[Watch]:
     return Live(config, quiet=common.quiet)
 
 
-def closing_lines(summary: Mapping[str, object], out: Path) -> list[str]:
-    """How a run ended, in a few lines."""
+def closing_lines(summary: Mapping[str, object], out: Path, unsaved: Sequence[str] = ()) -> list[str]:
+    """How a run ended, in a few lines. unsaved: what is not kept, each with its path first."""
     low, high = _figure(summary, "min"), _figure(summary, "max")
     worst, best = (low, high) if summary.get("higher_is_better", True) else (high, low)
     mean, mean_model = _figure(summary, "mean"), _figure(summary, "mean_model")
@@ -119,7 +122,12 @@ def closing_lines(summary: Mapping[str, object], out: Path) -> list[str]:
         lines.append(f"lost: {', '.join(map(str, lost))}")
     lines.append(f"{summary.get('rounds')} rounds, {_figure(summary, 'seconds')} s")
     report = out / "report.html"
-    lines.append(f"report: {report}" if report.exists() else f"records: {out}")
+    if report.exists() and not any(text.startswith(f"{report}:") for text in unsaved):
+        lines.append(f"report: {report}")
+    elif not unsaved:
+        lines.append(f"records: {out}")
+    elif out.is_dir() and any(out.iterdir()):
+        lines.append(f"not all is kept; what is: {out}")
     return lines
 
 

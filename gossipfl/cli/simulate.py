@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="vector: all nodes as one matrix, fastest; events: every message, in virtual time.",
 )
-def simulate(common: Common, engine: Literal["vector", "events"], fault: str | None) -> None:
+def simulate(common: Common, engine: Literal["vector", "events"], fault: str | None) -> int:
     """Train without processes or sockets: the same rules, all nodes in this one process.
 
     \b
@@ -43,4 +43,4 @@ def simulate(common: Common, engine: Literal["vector", "events"], fault: str | N
 
         return api.simulate(config, engine=engine, out=out, save_models=common.save_models, watch=watch)
 
-    run(replace(common, script=fault), start)
+    return run(replace(common, script=fault), start)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Go on with the run in this folder, from its newest checkpoints.",
 )
-def swarm(common: Common, resume: Path | None, fault: str | None) -> None:
+def swarm(common: Common, resume: Path | None, fault: str | None) -> int:
     """Train with real processes on this machine: one a node, talking over ZeroMQ, nobody in charge.
 
     With no CONFIG: 8 nodes on a ring learn handwritten digits. The run leaves config.toml, metrics.jsonl,
@@ -47,4 +47,4 @@ def swarm(common: Common, resume: Path | None, fault: str | None) -> None:
 
         return api.swarm(config, out=out, save_models=common.save_models, resume=resume, watch=watch)
 
-    run(replace(common, script=fault), start, resume)
+    return run(replace(common, script=fault), start, resume)

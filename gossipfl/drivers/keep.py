@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -45,4 +46,16 @@ def save_models(folder: Path, workload: Workload, outcome: Outcome, names: Seque
 
 
 def _save(path: Path, workload: Workload, x: Tensor) -> None:
-    save_file(state_dict(workload.module(x)), path)
+    save_state(path, state_dict(workload.module(x)))
+
+
+def save_state(path: Path, state: dict[str, Tensor]) -> None:
+    """A state_dict as a file that plain PyTorch loads, whole or not at all. Raises OSError."""
+    part = path.with_suffix(".part")
+    try:
+        save_file(state, part)
+        part.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -12,12 +12,12 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import gossipfl
 from gossipfl.config.lan import place as address_of
@@ -45,14 +45,37 @@ _BIND: Final = {
 }
 
 
-def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = None) -> dict[str, object]:
-    """Be the node until its end; `folder` takes what it leaves, `say` lines for people. Returns its summary.
-    `resume`: what it goes on from.
+class Left(NamedTuple):
+    """What a node has come to."""
+
+    summary: dict[str, object]
+    unsaved: list[str]  # what is not kept, each with its path first
+
+    @contextmanager
+    def keeping(self, path: Path) -> Iterator[Path]:
+        """A file that cannot be written (a full disk) is put down, and costs nothing else."""
+        try:
+            yield path
+        except OSError as error:
+            self.unsaved.append(f"{path}: {error.strerror or error}")
+
+    def look(self, paths: Iterable[Path]) -> None:
+        """All of these must be there; somebody may have removed the folder."""
+        for path in paths:
+            if not path.exists() and not any(text.startswith(f"{path}:") for text in self.unsaved):
+                self.unsaved.append(f"{path}: is not there at the end")
+
+
+def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = None) -> Left:
+    """Be the node until its end; `folder` takes what it leaves, `say` lines for people. `resume`: what it
+    goes on from.
 
     Raises ConfigError, Refused, TrainingDiverged, PeerLost, and KeyboardInterrupt when it was stopped.
     """
     config, name = made.config, place.names[place.node]
-    (folder / "config.toml").write_text(config.to_toml())
+    left = Left({}, [])
+    with left.keeping(folder / "config.toml") as path:
+        path.write_text(config.to_toml())
     for note in made.recipe.notes:
         say(note)
     if place.keys is None and not all(_loopback(peer.address, peer.bind) for peer in config.node):
@@ -91,15 +114,20 @@ def run(made: Plan, place: Lan, folder: Path, say: Say, resume: Found | None = N
             with _control(hear) as control:
                 live(made, load, where, control, place)
         finally:
-            _keep_model(folder, Path(scratch), load, name, place.node)
-            with suppress(OSError):
+            with left.keeping(folder / "models" / f"{name}.safetensors") as path:
+                _keep_model(path, Path(scratch), load, place.node)
+            with left.keeping(folder / "metrics.jsonl"):
                 merge(folder)
     if "begun" not in word and resume is None:  # nothing has happened that anyone would keep
         shutil.rmtree(folder, ignore_errors=True)
     _raise_for(word, name, place)
-    summary = summarize(made, load, place, folder, word)
-    (folder / "summary.json").write_text(json.dumps(json.loads(to_json(summary)), indent=1) + "\n")
-    return summary
+    left.summary.update(summarize(made, load, place, folder, word))
+    with left.keeping(folder / "summary.json") as path:
+        path.write_text(json.dumps(json.loads(to_json(left.summary)), indent=1) + "\n")
+    if word.get("unrecorded"):
+        left.unsaved.append(str(word["unrecorded"]))
+    left.look(folder / f for f in ("config.toml", f"records/{name}.jsonl", f"models/{name}.safetensors"))
+    return left
 
 
 def _loopback(*addresses: str) -> bool:
@@ -131,7 +159,8 @@ def summarize(
 ) -> dict[str, object]:
     """What `summary.json` says of one node; the figures of the others are theirs to tell."""
     config, name = made.config, place.names[place.node]
-    records = list(read(folder / "records" / f"{name}.jsonl"))
+    own = folder / "records" / f"{name}.jsonl"
+    records = list(read(own)) if own.exists() else []
     evals = [r for r in records if r.get("kind") == "eval"]
     value = evals[-1].get(load.headline) if evals else None
     return {
@@ -161,22 +190,25 @@ def summarize(
     }
 
 
-def _keep_model(folder: Path, scratch: Path, load: Workload, name: str, node: int) -> None:
-    """The node's last parameters as a file that plain PyTorch loads."""
+def _keep_model(path: Path, scratch: Path, load: Workload, node: int) -> None:
+    """The node's last parameters, as `path` in a folder of its folder: a file that plain PyTorch loads.
+    Raises OSError."""
     import numpy as np
     import torch
-    from safetensors.torch import save_file
 
+    from gossipfl.drivers.keep import save_state
     from gossipfl.learning.flat import state_dict
 
-    with suppress(OSError):
-        for path in parameters_paths(folder, scratch, node):
-            if path.exists():
-                (folder / "models").mkdir(exist_ok=True)
-                x = torch.from_numpy(np.load(path, allow_pickle=False))
-                save_file(state_dict(load.module(x)), folder / "models" / f"{name}.safetensors")
+    folder = path.parent.parent
+    try:
+        for parameters in parameters_paths(folder, scratch, node):
+            if parameters.exists():
+                path.parent.mkdir(exist_ok=True)
+                x = torch.from_numpy(np.load(parameters, allow_pickle=False))
+                save_state(path, state_dict(load.module(x)))
                 break
-    shutil.rmtree(folder / PARAMETERS, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder / PARAMETERS, ignore_errors=True)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def _keep(place: Place, x: Tensor) -> None:
                 np.save(file, plain(x), allow_pickle=False)
             part.replace(path)
         except OSError as error:
-            log.error("%s: %s", path, error.strerror)
+            log.error("%s: %s", path, error.strerror or error)
             with suppress(OSError):
                 part.unlink(missing_ok=True)
         else:

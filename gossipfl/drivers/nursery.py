@@ -279,7 +279,7 @@ class Nursery:
         else:
             if word.get("unrecorded") and not self._unrecorded:
                 self._unrecorded = True
-                self._tell({"note": word["unrecorded"]})
+                self._tell({"unsaved": {"records": word["unrecorded"]}})
             child.word = word
             if "diverged" in word or word.get("refused"):
                 self._stop(PATIENCE)

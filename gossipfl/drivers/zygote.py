@@ -22,14 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gossipfl.config import load_config
+from gossipfl.config import Config, load_config
 from gossipfl.core.aggregate import hasten
 from gossipfl.drivers import checkpoint, gpu, life, memory, room
 from gossipfl.drivers.child import Run
 from gossipfl.drivers.heeding import or_ending
 from gossipfl.drivers.keep import save_array, save_models
 from gossipfl.drivers.nursery import Nursery, Tell
-from gossipfl.drivers.outcome import summarize
+from gossipfl.drivers.outcome import Outcome, summarize
 from gossipfl.drivers.plan import Plan, plan
 from gossipfl.drivers.resuming import require_same_data
 from gossipfl.errors import ConfigError, GossipError
@@ -101,17 +101,16 @@ def _serve(job: dict[str, Any], scratch: Path, tell: Tell, again: Callable[[], N
     if nursery.interrupted:
         return 0
     torch.set_num_threads(os.cpu_count() or 1)
-    models = folder / ".models.npz"
+    models: Path | None = folder / ".models.npz"
     try:
-        save_array(models, outcome, config.names)
+        save_array(folder / ".models.npz", outcome, config.names)
         if job["save_models"] or outcome.diverged:
             save_models(folder, load, outcome, config.names)
     except OSError as error:
-        tell({"unsaved": f"{folder}: the models are not kept: {error.strerror or error}"})
-        models = scratch / models.name
-        save_array(models, outcome, config.names)
+        tell({"unsaved": {"models": f"{folder}: the models are not kept: {error.strerror or error}"}})
+        models = _aside(scratch / "models.npz", outcome, config)
     summary = summarize(made, load, outcome)
-    tell({"summary": summary, "models": str(models), "diverged": outcome.diverged})
+    tell({"summary": summary, "models": str(models or ""), "diverged": outcome.diverged})
     return 0
 
 
@@ -147,3 +146,13 @@ def _require_same(run: Run, made: Plan, load: Workload) -> None:
     found = checkpoint.header(run.folder / checkpoint.FOLDER / name, round)
     static = made.recipe.schedule.length is not None
     require_same_data(made.about(load.signature, load.data_hash), found, static)
+
+
+def _aside(path: Path, outcome: Outcome, config: Config) -> Path | None:
+    """The models for whoever asked for the run, where its folder has no room; None: there is none here
+    either."""
+    try:
+        save_array(path, outcome, config.names)
+    except OSError:
+        return None
+    return path

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from gossipfl.errors import ConfigError, Problem
 from gossipfl.records import Record, to_json
@@ -26,6 +27,7 @@ class Saving:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.failed = folder, dict[str, str]()
+        self._written: set[str] = set()
 
     def attempt(self, name: str, write: Callable[[], object]) -> None:
         if self.folder is None:
@@ -34,6 +36,8 @@ class Saving:
             write()
         except OSError as error:
             self.failed[name] = f"{self.folder / name}: {error.strerror or error}"
+        else:
+            self._written.add(name)
 
     def text(self, name: str, content: str) -> None:
         def write() -> None:
@@ -58,7 +62,12 @@ class Saving:
         if self.folder is None:
             yield lambda record: None
             return
-        with (self.folder / name).open("w") as file:
+        path, opened = self.folder / name, list[TextIO]()
+        self.attempt(name, lambda: opened.append(path.open("w")))
+        if not opened:
+            yield lambda record: None
+            return
+        with opened[0] as file:
 
             def line(record: Record) -> None:
                 if name not in self.failed:
@@ -69,6 +78,12 @@ class Saving:
             if name in self.failed:  # what is still held back cannot be written either
                 with suppress(OSError):
                     file.close()
+
+    def look(self) -> None:
+        """Whatever was written must still be there: somebody may have removed the folder."""
+        for name in sorted(self._written - self.failed.keys()):
+            if self.folder is not None and not (self.folder / name).exists():
+                self.failed[name] = f"{self.folder / name}: is not there at the end"
 
 
 def take_back(folder: Path) -> None:

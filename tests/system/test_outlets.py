@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.system.conftest import GOSSIPFL
+
 if TYPE_CHECKING:
     from tests.system.conftest import Running, Start
-
-from tests.system.conftest import GOSSIPFL
 
 pytestmark = pytest.mark.system
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.system.conftest import GOSSIPFL
+
 if TYPE_CHECKING:
-    from tests.system.conftest import Start
+    from tests.system.conftest import Start, Until
 
 pytestmark = pytest.mark.system
 
@@ -119,15 +122,51 @@ def test_a_full_disk_costs_files_but_not_the_result(
     running = start(*command, "--rounds", "80", "--save-models", "--json", out=out)
     ended = running.end()
 
-    assert ended.code == 0
+    assert ended.code == 1
     assert "Traceback" not in ended.stderr
     assert "No space left on device" in ended.stderr
-    assert "models" in ended.stderr
+    assert "models" in ended.stderr and f"{out / 'report.html'}: " in ended.stderr
     summary = json.loads(ended.stdout)
     assert summary["rounds"] == 80 and summary["finished"] is True
     assert 0.3 < summary["mean"] <= 1 and 0.3 < summary["mean_model"] <= 1
     assert not list(out.rglob("*.part"))
     assert not running.leftovers()
+
+
+@pytest.mark.parametrize("command", [*ENGINES[:2], ["node", "one.toml", "--name", "alice"]], ids=" ".join)
+def test_where_files_may_not_be_so_long_the_last_lines_name_them_and_no_other(
+    command: list[str], start: Start, tmp_path: Path
+) -> None:
+    # given: room for the summary of such small models, and neither for all records nor for a report
+    alone = '[swarm]\nnodes = 1\n[topology]\ngraph = "none"\n[[node]]\nname = "alice"\n'
+    (tmp_path / "one.toml").write_text(alone)
+    task = ["--set", "train.task=consensus", "--set", "task.dimension=10", "--set", "swarm.rounds=80"]
+
+    shell = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", GOSSIPFL]
+    running = start(command=[*shell, *command, *task, "--out", "run"])
+    ended = running.end()
+
+    assert ended.code == 1
+    assert "Traceback" not in ended.stderr and "gossipfl: error" not in ended.stderr
+    assert ": File too large" in ended.stdout + ended.stderr
+    assert "not all is kept" in ended.stdout.splitlines()[-1]
+    assert running.summary()["finished"] is True
+    assert not (running.out / "report.html").exists()
+
+
+def test_a_folder_that_is_removed_while_the_run_goes_on_is_told(start: Start, until: Until) -> None:
+    running = start("swarm", "--rounds", "300")
+    until(lambda: running.reached(5), "it has begun")
+
+    shutil.rmtree(running.out)
+    ended = running.end()
+
+    assert ended.code == 1
+    assert "Traceback" not in ended.stderr
+    assert f"{running.out / 'config.toml'}: is not there at the end" in ended.stdout
+    assert f"{running.out / 'records'}/node-0.jsonl: is not there at the end" in ended.stdout
+    told = [line.split(": ", 1)[1] for line in ended.stdout.splitlines() if line.startswith("report: ")]
+    assert all(Path(path).exists() for path in told)
 
 
 @pytest.mark.parametrize("command", ENGINES, ids=" ".join)

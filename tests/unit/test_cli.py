@@ -322,8 +322,8 @@ def test_an_empty_folder_is_taken_and_one_that_stays_empty_goes(tmp_path: Path) 
 class Ended:
     """What a run returns, as far as the command looks at it."""
 
-    def __init__(self, summary: dict[str, object]) -> None:
-        self.summary = summary
+    def __init__(self, summary: dict[str, object], unsaved: tuple[str, ...] = ()) -> None:
+        self.summary, self.unsaved = summary, unsaved
 
 
 def common(out: Path, *, json: bool = False, quiet: bool = False) -> Common:
@@ -403,6 +403,20 @@ def test_the_last_lines_tell_the_result(tmp_path: Path) -> None:
         "100 rounds, 12.35 s",
         f"report: {tmp_path / 'report.html'}",
     ]
+
+
+def test_the_last_lines_name_only_what_is_there(tmp_path: Path) -> None:
+    # given a page that is an older one's
+    (tmp_path / "report.html").touch()
+    failed = f"{tmp_path / 'report.html'}: No space left on device"
+
+    assert closing_lines(SUMMARY, tmp_path, [failed])[-1] == f"not all is kept; what is: {tmp_path}"
+    assert closing_lines(SUMMARY, tmp_path / "gone", [failed])[-1] == "100 rounds, 12.35 s"
+
+
+def test_a_run_that_is_not_kept_whole_ends_with_1(tmp_path: Path) -> None:
+    assert run(common(tmp_path / "a"), lambda *_: Ended(SUMMARY)) == 0
+    assert run(common(tmp_path / "b"), lambda *_: Ended(SUMMARY, ("b/summary.json: full",))) == 1
 
 
 def test_the_worst_of_an_error_is_the_largest(tmp_path: Path) -> None:
