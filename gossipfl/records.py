@@ -18,6 +18,7 @@ Record = dict[str, object]
 
 _KNOWN = 64  # kinds of records of numbers whose names are kept
 _ROWS = 4096  # numbers held back at most until they are lines
+_TAIL = 1 << 16  # bytes at the end of a file in which there is a whole record
 _FLUSH_AT = 256 * 1024  # bytes held back at most between two flushes
 
 
@@ -219,6 +220,19 @@ def read(path: Path) -> Iterator[Record]:
             record = parse(line)
             if record is not None:
                 yield record
+
+
+def last_round(path: Path) -> int:
+    """The round of the newest record of a file that grows, or 0: what is held back by its writer is not
+    seen."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0
+    newest = next((record for line in reversed(lines) if (record := parse(line)) is not None), {})
+    return int(number(newest.get("round"), 0.0))
 
 
 def scan(run_dir: Path) -> Iterator[Record]:

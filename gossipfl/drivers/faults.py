@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from gossipfl.config.fault import OF_MESSAGES
 from gossipfl.drivers.script import Act, returns
-from gossipfl.records import Recorder
+from gossipfl.records import Recorder, last_round
 
 #: The records of what was done; beside those of the nodes.
 RECORDS: Final = "faults.jsonl"
@@ -138,9 +138,10 @@ class Faults:
             self._hands.send(node, {"fault": {"kind": act.kind, "number": act.number, "over": True}})
 
     def _record(self, act: Act, node: int) -> None:
-        now = time.monotonic() - self._epoch
-        with Recorder(self._folder / "records" / RECORDS, node, self._names[node]) as recorder:
-            recorder.write("fault", round=0, time=now, fault=act.kind, number=act.number, text=act.text)
+        now, records = time.monotonic() - self._epoch, self._folder / "records"
+        round = max(act.round, last_round(records / f"{self._names[node]}.jsonl"))
+        with Recorder(records / RECORDS, node, self._names[node]) as recorder:
+            recorder.write("fault", round=round, time=now, fault=act.kind, number=act.number, text=act.text)
 
 
 def _peers(act: Act) -> dict[int, list[int]]:

@@ -19,12 +19,14 @@ from gossipfl.records import Record, number, scan
 Array = NDArray[np.float64]
 
 BINS = 200  # points of the training curve: rounds are averaged into at most so many
-EVENTS = 1000  # happenings that are kept
+EVENTS = 5000  # happenings that are kept
+APART = 100  # records are one happening while the rounds between two are less than this part of all
 
 
 @dataclass
 class Happening:
-    """Records of one kind, node, peer and text: how many, from which round to which."""
+    """Records of one kind, node, peer and text, one soon after the other: how many, from which round to
+    which."""
 
     kind: str
     name: str  # who says so
@@ -57,7 +59,7 @@ class Run:
     train_loss: Array  # [B, n]
     spent: Array  # [n, 3], seconds training, waiting, mixing
     sent: Array  # [n], bytes
-    events: tuple[Happening, ...]  # all but rounds and evaluations
+    events: tuple[Happening, ...]  # all but rounds and evaluations; to meet a second time is to have rejoined
 
     @property
     def n(self) -> int:
@@ -133,29 +135,53 @@ class _Gatherer:
         self.distances: dict[int, _Distance] = {}
         self.loss, self.count = np.zeros((bins, n)), np.zeros((bins, n))
         self.spent, self.sent = np.zeros((n, 3)), np.zeros(n)
-        self.events: dict[tuple[object, ...], Happening] = {}
+        self.events: list[Happening] = []
+        self._newest: dict[tuple[object, ...], Happening] = {}
+        self._met: set[tuple[str, str]] = set()
+        self._timed: list[Record] = []  # what is put at a round by its time
+        self._furthest = np.zeros(n)  # rounds that each node had made, by the records so far
+        self._reached = np.full(self.scale + 1, math.inf)  # when the first node had made so many rounds
 
     def take(self, record: Record) -> None:
         kind, node, round = record.get("kind"), number(record.get("node")), number(record.get("round"))
+        known = 0 <= node < len(self.names)
         if kind not in ("round", "eval"):
-            self._take_event(record, int(number(round, 0.0)) if round >= 0 else 0)
-        elif 0 <= node < len(self.names) and 0 <= round < math.inf:
+            if kind == "fault" or (known and round < self._furthest[int(node)]):
+                self._timed.append(record)
+            else:
+                self._take_event(record, int(number(round, 0.0)) if round >= 0 else 0)
+        elif known and 0 <= round < math.inf:
             (self._take_round if kind == "round" else self._take_eval)(record, int(node), int(round))
 
     def _take_event(self, record: Record, round: int) -> None:
         kind, name = str(record.get("kind")), str(record.get("name"))
         peer, text = record.get("peer"), str(record.get("text", ""))
-        key = kind, name, str(peer), text
-        if key not in self.events:
+        if kind == "peer_up":
+            kind = "rejoined" if (name, str(peer)) in self._met else kind
+            self._met.add((name, str(peer)))
+        key, apart = (kind, name, str(peer), text), max(1, self.scale // APART)
+        event = self._newest.get(key)
+        if event is None or not event.first - apart <= round <= event.last + apart:
             if len(self.events) >= EVENTS:
                 return
-            self.events[key] = Happening(kind, name, peer, text, round, round)
-        event = self.events[key]
+            event = self._newest[key] = Happening(kind, name, peer, text, round, round)
+            self.events.append(event)
         event.first, event.last = min(event.first, round), max(event.last, round)
         event.count += 1
 
+    def take_timed(self) -> None:
+        """When all else is known: what a script did, and what a node says that has begun anew and counts
+        from nothing. It is put where the foremost node was at the time."""
+        for record in self._timed:
+            passed = np.flatnonzero(self._reached <= number(record.get("time"), 0.0))
+            self._take_event(record, int(passed[-1]) if len(passed) else 0)
+        self._timed.clear()
+
     def _take_round(self, record: Record, node: int, round: int) -> None:
+        reached = min(round, self.scale)
+        self._reached[reached] = min(self._reached[reached], number(record.get("time"), math.inf))
         at = min(max(round - 1, 0), self.scale - 1) * len(self.loss) // self.scale
+        self._furthest[node] = max(self._furthest[node], round)
         self.loss[at, node] += number(record.get("loss"))
         self.count[at, node] += 1
         self.spent[node] += [number(record.get(k), 0.0) for k in ("train_s", "wait_s", "mix_s")]
@@ -195,6 +221,7 @@ def read_folder(folder: Path) -> Run:
     gathered = _Gatherer(names or _recorded_names(folder), int(rounds))
     for record in scan(folder):
         gathered.take(record)
+    gathered.take_timed()
     return _run(folder, config, config_text, summary, gathered)
 
 
@@ -231,7 +258,7 @@ def _run(
         train_loss=loss[filled],
         spent=got.spent,
         sent=got.sent,
-        events=tuple(got.events.values()),
+        events=tuple(got.events),
     )
 
 

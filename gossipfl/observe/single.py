@@ -127,7 +127,8 @@ def _happened(run: Run) -> str:
     stored = run.summary.get("events")
     counts = stored if isinstance(stored, dict) else {}
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    return f"{said}. Point at a mark for who and what." if said else "Point at a mark for who and what."
+    point = "Point at a mark for who and what."
+    return f"As seen by the nodes, each of its own neighbors: {said}. {point}" if said else point
 
 
 def _closing(run: Run) -> list[str]:
@@ -204,8 +205,25 @@ def _facts(run: Run) -> str:
         element("div", element("dt", escape(name)) + element("dd", escape(f"{v:,}" if type(v) is int else v)))
         for name, v in facts
     )
-    note = "gossipfl swarm config.toml repeats the run."
-    return card("to repeat it", element("dl", "".join(shown)), note, wide=True) if facts else ""
+    return card("to repeat it", element("dl", "".join(shown)), _repeats(run), wide=True) if facts else ""
+
+
+def _repeats(run: Run) -> str:
+    """What is true of running it again: what befalls real processes comes at times, not in rounds."""
+    engine = run.summary.get("engine")
+    if engine == "events":
+        return "gossipfl simulate config.toml --engine events repeats the run."
+    if engine == "vector":
+        return "gossipfl simulate config.toml repeats the run."
+    if not remarkable(run) and not run.config.get("fault"):
+        return "gossipfl swarm config.toml repeats the run."
+    same = "the same faults at the same seconds" if run.config.get("fault") else "the same config"
+    replay = f"--set algorithm.replay={run.folder.name}"
+    return (
+        f"gossipfl swarm config.toml runs {same}; in which rounds things happen is up to the machine, and so "
+        f"are the figures. gossipfl simulate config.toml --engine events {replay} repeats what the records "
+        "hold, as far as they hold all that counts."
+    )
 
 
 def _said(run: Run, key: str) -> str:

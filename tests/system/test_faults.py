@@ -153,6 +153,7 @@ def test_a_killed_node_that_is_started_again_is_met_again_soon(
     # when its process has been started again
     until(lambda: running.records("fault") or running.over(), "it is killed")
     back = float(running.records("fault")[0]["time"]) + 1.0
+    assert running.records("fault")[0]["round"] == 20
     # then both its neighbors have a new line to it, soon, and count it
     until(lambda: min(met(0), met(2)) > 0 or running.over(), "its neighbors meet it again")
     until(lambda: (counts(0) and counts(2)) or running.over(), "they count it")

@@ -12,7 +12,7 @@ import pytest
 from gossipfl.core.events import Note
 from gossipfl.drivers.connected import AT_ONCE, Connected
 from gossipfl.drivers.neighborhood import End
-from gossipfl.records import Form, Recorder, merge, number, read, read_run, tally
+from gossipfl.records import Form, Recorder, last_round, merge, number, read, read_run, tally
 
 FULL = Path("/dev/full")  # every write to it fails with "no space left on device"
 
@@ -101,6 +101,17 @@ def test_lines_that_are_no_records_are_skipped(tmp_path: Path, line: bytes) -> N
     path = tmp_path / "a.jsonl"
     path.write_bytes(line + b'\n{"node":1}\n')
     assert list(read(path)) == [{"node": 1}]
+
+
+def test_the_newest_round_of_a_file_that_grows_is_that_of_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert last_round(path) == 0
+    with Recorder(path, 0, "a") as recorder:
+        for round in range(2000):
+            recorder.write("round", round=round, time=0.0, loss=0.5, text="x" * 100)
+    with path.open("a") as file:
+        file.write('{"node":0,"round":20')
+    assert last_round(path) == 1999
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")

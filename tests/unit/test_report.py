@@ -173,7 +173,49 @@ def test_a_node_that_came_back_is_on_the_timeline_and_is_counted(tmp_path: Path)
     assert "round 6\nnode-1: suspect (node-2)" in tips
     assert "round 7\nnode-1: peer down (node-2)" in tips
     assert "round 12\nnode-1: rejoined (node-2)" in tips
-    assert "1 suspects, 1 deaths, 1 rejoined." in parsed.text
+    assert "As seen by the nodes, each of its own neighbors: 1 suspects, 1 deaths, 1 rejoined." in parsed.text
+
+
+def test_faults_and_what_a_node_says_that_begins_anew_are_put_where_the_swarm_was(tmp_path: Path) -> None:
+    # given: round t ends at t / 10 s
+    folder = leave_run(tmp_path / "run")
+    with Recorder(folder / "records" / "faults.jsonl", 2, "node-2") as recorder:
+        recorder.write("fault", round=0, time=0.75, fault="kill", number=1, text="kill for 0.5 s")
+    with Recorder(folder / "records" / "node-2.jsonl", 2, "node-2") as recorder:
+        recorder.write("note", round=0, time=1.25, text="begins anew")
+    tips = Parsed(page(folder)).values("data-tip")
+    assert "round 7\nnode-2: kill for 0.5 s" in tips
+    assert "round 12\nnode-2: begins anew" in tips
+
+
+def test_what_happens_twice_is_two_marks_and_what_happens_often_is_counted(tmp_path: Path) -> None:
+    folder = leave_run(tmp_path / "run", rounds=2000)
+    with Recorder(folder / "records" / "node-1.jsonl", 1, "node-1") as recorder:
+        for t in (300, 1700):
+            recorder.write("rejected", round=t, time=t / 10, peer=2, text="odd")
+        for t in range(0, 2000, 40):
+            recorder.write("skip", round=t, time=t / 10, peer=2)
+    parsed = Parsed(page(folder))
+    tips = parsed.values("data-tip")
+    assert "round 300\nnode-1: odd (node-2)" in tips and "round 1700\nnode-1: odd (node-2)" in tips
+    columns = [tip for tip in tips if ", skip " in tip]
+    assert len(columns) == 50
+    assert "rounds 40 to 60, skip 1 times\nnode-1 (node-2)" in columns
+    assert {"2", "50"} <= set(parsed.words)  # how many of each
+
+
+def test_what_repeats_a_run_is_said_as_it_is(tmp_path: Path) -> None:
+    calm = leave_run(tmp_path / "calm")
+    events = leave_run(tmp_path / "events", engine="events")
+    struck = leave_run(tmp_path / "struck")
+    with Recorder(struck / "records" / "node-1.jsonl", 1, "node-1") as recorder:
+        recorder.write("skip", round=7, time=0.7, peer=2)
+
+    assert "gossipfl swarm config.toml repeats the run." in Parsed(page(calm)).text
+    assert "gossipfl simulate config.toml --engine events repeats the run." in Parsed(page(events)).text
+    said = Parsed(page(struck)).text
+    assert "swarm config.toml repeats" not in said
+    assert "is up to the machine" in said and "--set algorithm.replay=struck" in said
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
