@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gossipfl.drivers import checkpoint, memory
 from gossipfl.drivers.birth import born, can_fork, spawned
 from gossipfl.drivers.child import Child, Run
-from gossipfl.drivers.common_round import CommonRound, Hold, Word
+from gossipfl.drivers.common_round import CommonRound, Word
 from gossipfl.drivers.faults import Faults
 from gossipfl.drivers.forked import Forked, Life
 from gossipfl.drivers.life import PARAMETERS, parameters_paths
@@ -130,7 +130,8 @@ class Nursery:
         listen, beats = self._listen(node)
         where = Place(node, self._folder, self._scratch, listen, beats, self._run.epoch, resume, lost)
         if self._plan.config.algorithm.exchange == "rounds":
-            where = where._replace(hold=self._common.hold if instance else Hold(resume or 0))
+            base = self._common.hold.base or self._run.resume.get(self._plan.config.names[node], 0)
+            where = where._replace(hold=self._common.hold._replace(base=base))
         return where._replace(commons=self._commons, instance=instance, anew=bool(instance))
 
     def _start(self, places: Sequence[Place]) -> None:
