@@ -38,8 +38,16 @@ class Abroad:
     """What a node among machines makes of who comes, goes, and does not agree. `say` takes lines for
     people."""
 
-    def __init__(self, place: Lan, transport: ZeroMQ, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        place: Lan,
+        transport: ZeroMQ,
+        say: Callable[[str], None],
+        met: frozenset[int] = frozenset(),
+    ) -> None:
+        """met: to whom a line stood in an earlier life of this process."""
         self._lan, self._transport, self._say = place, transport, say
+        self.met = met  # to whom a line stood, once
         self._name = place.names[place.node]
         self._since = time.monotonic()
         self._agreed: set[int] = set()
@@ -68,6 +76,7 @@ class Abroad:
         match note.kind:
             case "peer_up":
                 self._agreed.add(peer)
+                self.met |= {peer}
                 self._disagreed.pop(peer, None)
                 self._told.pop(peer, None)
                 self._say(f"met {who}")
@@ -149,9 +158,13 @@ class Abroad:
             here = f"TCP port {where.port} must be open on this machine"
             if not _is_here(where):
                 here = f"{where.host} is no address of this machine: what arrives there must be sent on to it"
+            if peer in self.met:
+                return f"{edge}: it stood before, and {name} has not come through again. Is it running?"
             return f"{edge}: {name} has not come through to {self._lan.address}. Is it running? {here}"
         address = _plain(self._lan.dials[peer])
         why = trouble or "no answer yet"
+        if peer in self.met:
+            return f"{edge}: it stood before; {address}: {why}. Is {name} running?"
         return (
             f"{edge}: {address}: {why}. Is {name} running? "
             f"TCP port {place(address).port} must be open on its machine"

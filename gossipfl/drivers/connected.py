@@ -111,7 +111,7 @@ class Connected:
             shapes = shapes._replace(chunk=CHUNK)
             self.transport = ZeroMQ(who, shapes, place.listen, signs, beat, Line(lan.keys, records))
             self.keeper = Pulse(place.node, self.transport, beat, health)
-            self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}))
+            self._abroad = Abroad(lan, self.transport, lambda text: self.say({"note": text}), place.met)
         # around whoever dies, anyone may become a neighbor
         self.transport.expect(len(self._neighbors) if plan.rewiring is None else plan.n - 1)
         self._meddling = (

@@ -188,7 +188,8 @@ class Node:
                         stack.enter_context(node).start()
                     except Stale as stale:  # it was here before, and the others went on without it
                         stack.close()
-                        where, own = where._replace(borrows=True), replace(own, instance=uuid.uuid4().hex)
+                        where = where._replace(borrows=True, met=node.met)
+                        own = replace(own, instance=uuid.uuid4().hex)
                         node = kind(made, workload, where, ear, own).rejoin(stale.round)
                         stack.enter_context(node).start()
                     yield from self._stepping(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final, Self
 
 import torch
@@ -50,8 +51,12 @@ class Node(Connected):
             self._abroad.begin()
         timeout = self._plan.config.swarm.start_timeout or (ALONE if self._came_back() else 0.0)
         limit = time.monotonic() + timeout if timeout else None
+        told = not self._came_back() or self._complete()
         while self.machine.missing() and not self._enough():
             self._look()
+            if not told and self._waits(REJOIN) and self._abroad is not None:
+                told = True
+                self._say_note(f"nobody is there yet: waits {timeout:g} s, and then ends")
             pauses = [] if self._abroad is None and not self._place.instance else [EVERY]
             pauses += [] if limit is None else [max(0.0, limit - time.monotonic())]
             self._turn(min(pauses, default=None))
@@ -62,11 +67,13 @@ class Node(Connected):
                     f"{self._name}: no word from {names} in {timeout:g} s{gone}; see swarm.start_timeout"
                 )
 
+        self._tell_alone()
         if self._place.borrows:
             self._borrow()
 
     def _borrow(self) -> None:
-        """Take the model of a neighbor: the lowest that gives it."""
+        """Take the model of a neighbor: the lowest that gives it. Raises PeerLost where none does and there
+        is no other, nor a round to make one in."""
         for peer, session in sorted(self.transport.lines().items()):
             self._lender = peer
             self.transport.send(peer, session, Want())
@@ -79,12 +86,42 @@ class Node(Connected):
                 name = self._plan.config.names[peer]
                 self._say_note(f"takes the model that {name} has after round {self._borrowed.round}")
                 break
+        else:
+            if self._place.resume is not None and not self.begun and self._complete():
+                raise PeerLost(f"{self._name}: has no model, and nobody gives it one; the others have ended")
+            self._say_note("nobody has given it a model: it keeps its own")
         self._lender, self._borrowed = -1, None
 
     def _enough(self) -> bool:
-        """Has a node that comes back waited for its neighbours, and met one of them?"""
-        late = time.monotonic() - self._met_since > REJOIN
-        return self._came_back() and late and len(self.machine.missing()) < len(self._neighbors)
+        """Has a node that comes back waited for its neighbours, and met one of them, be it one that has said
+        goodbye? One that has no more rounds to make waits for no longer than others would for it."""
+        if not self._came_back():
+            return False
+        if any(end.up or end.done for end in self.machine.ends.values()):
+            return self._waits(REJOIN)
+        return self._complete() and self._waits(PARTING)
+
+    def _waits(self, seconds: float) -> bool:
+        """Has this node waited for its neighbours for longer than that?"""
+        return time.monotonic() - self._met_since > seconds
+
+    def _complete(self) -> bool:
+        """Are all rounds behind this node before it begins?"""
+        return self.rounds >= self._plan.rounds
+
+    def _tell_alone(self) -> None:
+        """Say so, if a node that comes back has met nobody who goes on, and waits no longer."""
+        ends, missing = self.machine.ends.values(), self.machine.missing()
+        if self._abroad is None or not missing or any(end.up and not end.done for end in ends):
+            return
+        done = [end.peer for end in ends if end.done]
+        said = [f"{self._names(done)} made all rounds"] if done else []
+        said.append(f"{self._names(missing, 'is', 'are')} not there")
+        self._say_note(f"{', and '.join(said)}: waits for nobody any more")
+
+    def _names(self, nodes: Sequence[int], one: str = "has", more: str = "have") -> str:
+        names = ", ".join(self._plan.config.names[j] for j in nodes)
+        return f"{names} {one if len(nodes) == 1 else more}"
 
     def _came_back(self) -> bool:
         """Was this node here before?"""
@@ -103,6 +140,15 @@ class Node(Connected):
         self._do(self.machine.handle(Begin(self._copy()), self.now))
         if self._anew and self._plan.recipe.rule.keeps:
             self._renew()
+        if self._anew and self.rounds >= self.machine.rounds:
+            self._arrive()
+
+    def _arrive(self) -> None:
+        """It comes back, without its state, when all rounds are over: what it has now is its last model."""
+        self.rounds = self.machine.rounds
+        values = eval_fields(self.learner, self._seed)
+        if values:
+            self.recorder.write("eval", round=self.rounds, time=self.now, **values)
 
     def _renew(self) -> None:
         """Let everyone begin the rule anew, in a round by which all can have heard of it."""
@@ -291,9 +337,15 @@ class Node(Connected):
             raise Unusable(f"{self._keeping.folder}: what this node comes back with cannot be written")
         none, old = self._place.resume is None, at - self.rounds > OLD
         what = "it has no checkpoint, and its neighbors know it" if none else OLDER
-        how = "goes on with a model of theirs" if none or old else "goes on with that model"
-        self.say({"note": f"{what}: it {how}, in round {at + 1}"})
-        return self._place._replace(resume=at, borrows=none or old, hold=self._keeping.hold)
+        how = "with a model of theirs" if none or old else "with that model"
+        where = f"goes on {how}, in round {at + 1}" if at < self._plan.rounds else f"ends {how}"
+        self.say({"note": f"{what}: it {where}"})
+        return self._place._replace(resume=at, borrows=none or old, hold=self._keeping.hold, met=self.met)
+
+    @property
+    def met(self) -> frozenset[int]:
+        """Among machines: to whom a line stood in the life of this process."""
+        return frozenset() if self._abroad is None else self._abroad.met
 
     def rejoin(self, round: int) -> Self:
         """Begin in that round, as another incarnation, with a neighbor's model. Before `meet`."""

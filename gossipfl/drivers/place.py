@@ -45,6 +45,7 @@ class Place(NamedTuple):
     anew: bool = False  # another life of this node has left payloads there, which may still be read
     hold: Hold | None = None  # what it keeps for the others
     instance: str = ""  # of a process that follows another one in this run: what tells it from that one
+    met: frozenset[int] = frozenset()  # to whom a line stood in an earlier life of this process
 
 
 class Control(Protocol):

@@ -332,6 +332,9 @@ class Simulation(Travels):
         self._apply(node, found.machine.handle(Begin(found.x), now), now)
         if found.anew and self.plan.recipe.rule.keeps:
             self._renew(node, now)
+        if found.anew and self.complete(node):  # all rounds are over: what it has now is its last model
+            found.rounds = found.machine.rounds
+            self._evaluate(node, [found.rounds], now)
         self._next(node, now)
 
     def _borrow(self, i: int, now: float) -> None:

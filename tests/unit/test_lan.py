@@ -284,12 +284,12 @@ class Silent:
         return "nobody answers there" if peer == 1 else ""  # the other is not dialled
 
 
-def bystander(said: list[str]) -> Abroad:
+def bystander(said: list[str], met: frozenset[int] = frozenset()) -> Abroad:
     """Node a of a, b, c; it dials b, and c dials it."""
     found = Lan(
         0, ("a", "b", "c"), (1, 2), "127.0.0.1:1", "tcp://127.0.0.1:1", {1: "tcp://127.0.0.1:2"}, None
     )
-    made = Abroad(found, Silent(), said.append)  # type: ignore[arg-type]
+    made = Abroad(found, Silent(), said.append, met)  # type: ignore[arg-type]
     made.begin()
     return made
 
@@ -337,6 +337,19 @@ def test_a_line_that_cannot_be_made_is_named_within_seconds_with_address_and_por
     assert len(told) == 2
     assert "127.0.0.1:2: nobody answers there" in told[0] and "TCP port 2" in told[0]
     assert "c has not come through to 127.0.0.1:1" in told[1] and "TCP port 1" in told[1]
+
+
+def test_who_was_met_has_an_open_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, said = Clock(monkeypatch), list[str]()
+    node = bystander(said, met=frozenset({1}))  # in an earlier life of the process
+    node.note(Note("peer_up", 2))
+    clock.now += abroad.SOON
+    node.look((1, 2))
+    assert said[-2:] == [
+        "no line a–b: it stood before; 127.0.0.1:2: nobody answers there. Is b running?",
+        "no line a–c: it stood before, and c has not come through again. Is it running?",
+    ]
+    assert node.met == {1, 2}
 
 
 def test_data_are_compared_where_both_tell_of_them() -> None:

@@ -162,8 +162,11 @@ class Course:
         self._follows = True
 
     def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for before the first round.
-        One that goes on counts those around the dead among them: it had them in its last round."""
+        """The neighbours that are not there and may come: who is waited for before the first round. One that
+        goes on counts those around the dead among them: it had them in its last round. After the last round:
+        for whom it stays."""
+        if self.phase in (Phase.LEAVING, Phase.LEFT):
+            return self._ends.awaited()
         return self._ends.missing(self.phase is Phase.MEETING and self._resumed is not None)
 
     def silent(self) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ class Edge:
     departed: bool = False  # it has left before the last round
     extra: bool = False  # no edge of the graph: around somebody who has died
     wanted: bool = True  # an extra edge that is not wanted carries nothing
+    returned: bool = False  # it came back with nothing after this end's goodbye, and may want its model
     session: int | None = None
     peer_inc: int | None = None
     verify: int = LAST  # no round after this is known here, and the peer has not said yet that it knows none
@@ -165,6 +166,12 @@ class Edge:
         """The peer has said goodbye."""
         return self.heard >= LAST
 
+    @property
+    def keeps(self) -> bool:
+        """Does this end stay for the peer after its last round?"""
+        # an arc's payload may come although nothing of this end's is out, until its sender has said goodbye
+        return not self.gone and (bool(self.out) or ((self.arcs or self.returned) and not self.done))
+
     # ---------------------------------------------------------------- sessions
 
     def stale(self, hello: Hello, inc: int) -> bool:
@@ -196,6 +203,7 @@ class Edge:
             self.heard = self.counted = max(known, hello.sent)
             self.acked = heard = self.sent
             self.peer_inc = hello.inc
+            self.returned = self.sent >= LAST
         self.up, self.gone = True, False
         last = heard
         for t in sorted(t for t in self.out if heard < t <= self.sent):

@@ -37,12 +37,15 @@ class Edges:
     # ------------------------------------------------------------------ who is there
 
     def missing(self, around: bool) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for before round 0, and
-        whoever else still has to count what it was sent. around: those around the dead, too."""
-        edges = self.by_peer.items()
-        return tuple(
-            j for j, e in edges if not (e.up or e.gone) and (e.out or not e.extra or (around and e.wanted))
-        )
+        """The neighbours that are neither up nor known to be gone, and have not said goodbye: who is waited
+        for before round 0. around: those around the dead, too."""
+        edges = ((j, e) for j, e in self.by_peer.items() if not (e.up or e.gone or e.done))
+        return tuple(j for j, e in edges if e.out or not e.extra or (around and e.wanted))
+
+    def awaited(self) -> tuple[int, ...]:
+        """After the last round: for whom this node stays that is not there, or is back and has not said
+        goodbye. It is for whoever drives this to say how long."""
+        return tuple(j for j, e in self.by_peer.items() if e.keeps and (e.returned or not e.up))
 
     def silent(self, row: Row, round: int) -> tuple[int, ...]:
         """The neighbours that are up and whose word for a round is still missing."""
@@ -51,8 +54,7 @@ class Edges:
 
     def settled(self) -> bool:
         """After the last round: has everyone that lives all it was sent, and this end all it will get?"""
-        # an arc's payload may come although nothing of this end's is out, until its sender has said goodbye
-        return all(e.gone or not (e.out or (e.arcs and not e.done)) for e in self.by_peer.values())
+        return not any(edge.keeps for edge in self.by_peer.values())
 
     # ------------------------------------------------------------------ saying
 

@@ -79,11 +79,12 @@ class Lines:
         self._sessions = Sessions()
 
     def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone."""
+        """The neighbours that are neither up nor known to be gone, and may come: who has said goodbye comes
+        only for what is owed."""
         return tuple(
             j
             for j, line in self.by_peer.items()
-            if not (line.up or line.gone) and (line.owes or not line.extra)
+            if not (line.up or line.gone) and (line.owes or not (line.extra or line.done))
         )
 
     def up(self) -> tuple[int, ...]:

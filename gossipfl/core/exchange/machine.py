@@ -48,7 +48,7 @@ class Machine(Protocol):
         """This node's ends of its lines, by peer."""
 
     def missing(self) -> tuple[int, ...]:
-        """The neighbours that are neither up nor known to be gone: who is waited for at the start."""
+        """The neighbours that are not there and may come: who is waited for at the start, and at the end."""
 
     def silent(self) -> tuple[int, ...]:
         """The neighbours whose word is waited for now."""
