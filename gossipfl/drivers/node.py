@@ -198,7 +198,7 @@ class Node(Connected):
         late = self._parting.given_up(missing, self._apart, self.now)
         gone = frozenset() if self._bypass is None else self._bypass.gone
         for j in missing:
-            if j in late or j in gone:
+            if j in late or (j in gone and not self.machine.ends[j].up):
                 self._handle(PeerDown(j, None, gone=True))
 
     def _apart(self, peer: int) -> float:
