@@ -111,8 +111,16 @@ def simulate(
             saving.attempt("models.npz", lambda: keep.save_models(folder, load_, outcome, loaded.names))
         result = _finish(loaded, summary, kept, plain(outcome.x), saving, outcome.diverged, watch)
         if outcome.lost and not summary["nodes_finished"]:
-            raise PeerLost("every node was lost: all went away, and none comes back (network.trace)")
+            raise PeerLost(f"every node was lost: {_why_all(made.config)}")
         return result
+
+
+def _why_all(config: Config) -> str:
+    """How all nodes of a simulation may have been lost."""
+    killed = any(fault.kind in ("kill", "restart") for fault in config.fault)
+    ways = ["killed, and not started again (fault)"] if killed else []
+    ways += ["gone away, and none comes back (network.trace)"] if config.network.trace else []
+    return "all were " + ", or ".join(ways) if ways else "none is there any more"
 
 
 def swarm(

@@ -222,17 +222,22 @@ def read(path: Path) -> Iterator[Record]:
                 yield record
 
 
-def last_round(path: Path) -> int:
-    """The round of the newest record of a file that grows, or 0: what is held back by its writer is not
-    seen."""
+def newest(path: Path, kind: str = "") -> Mapping[str, object]:
+    """The newest record of a file that grows, of one kind or of any; empty if there is none among the last:
+    what is held back by its writer is not seen."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))
             lines = file.read().splitlines()
     except OSError:
-        return 0
-    newest = next((record for line in reversed(lines) if (record := parse(line)) is not None), {})
-    return int(number(newest.get("round"), 0.0))
+        return {}
+    found = (record for line in reversed(lines) if (record := parse(line)) is not None)
+    return next((record for record in found if kind in ("", record.get("kind"))), {})
+
+
+def last_round(path: Path) -> int:
+    """The round of the newest record, or 0."""
+    return int(number(newest(path).get("round"), 0.0))
 
 
 def scan(run_dir: Path) -> Iterator[Record]:

@@ -285,6 +285,7 @@ class Node(Connected):
         """Tell whoever lets faults happen of a round for which one waits."""
         for round in sorted(round for round in self._awaited if round <= self.rounds):
             self._awaited.discard(round)
+            self.recorder.flush()  # it may be killed for it
             self.say({"made": round})
 
     # ------------------------------------------------------------------ checkpoints

@@ -38,6 +38,7 @@ from gossipfl.drivers.script import acts
 from gossipfl.errors import GossipError
 from gossipfl.learning.task import torch_dtype
 from gossipfl.learning.workload import Workload
+from gossipfl.records import newest, number
 from gossipfl.transport.shared import Commons
 
 if TYPE_CHECKING:
@@ -366,6 +367,7 @@ class Nursery:
         import torch
 
         n, words = self._plan.n, [c.word or {} for c in self._children]
+        accounts = [w if "rounds" in w else self._recorded(i) for i, w in enumerate(words)]
         x = torch.zeros(n, self._load.d, dtype=getattr(torch, self._plan.config.train.dtype))
         present = []
         for node in range(n):
@@ -376,21 +378,27 @@ class Nursery:
                 x[node] = torch.from_numpy(np.load(found, allow_pickle=False))
         shutil.rmtree(self._folder / PARAMETERS, ignore_errors=True)
         begun = max((c.begun for c in self._children if c.begun is not None), default=0.0)
-        ended = max((float(w["ended"]) for w in words if "ended" in w), default=begun)
+        ended = max((number(a["ended"]) for a in accounts if "ended" in a), default=begun)
         diverged = next(((i, *w["diverged"]) for i, w in enumerate(words) if "diverged" in w), None)
         return Outcome(
             engine="swarm",
             x=x,
             present=tuple(present),
-            rounds=tuple(int(w.get("rounds", 0)) for w in words),
+            rounds=tuple(int(number(a.get("rounds"), 0.0)) for a in accounts),
             sent_bytes=tuple(int(w.get("sent_bytes", 0)) for w in words),
             lost=tuple(i for i, w in enumerate(words) if not w or "error" in w),
-            seconds=ended - begun,
+            seconds=max(0.0, ended - begun),
             start_seconds=begun,
             diverged=diverged,
             end=min((int(w["end"]) for w in words if "end" in w), default=None),
             notes=tuple(str(w["unrecorded"]) for w in words if w.get("unrecorded")),
         )
+
+    def _recorded(self, node: int) -> Mapping[str, object]:
+        """What a node did that has had no last word, as far as its records tell."""
+        path = self._folder / "records" / f"{self._plan.config.names[node]}.jsonl"
+        made, last = newest(path, "round"), newest(path)
+        return {"rounds": made["round"], "ended": last["time"]} if made else {}
 
 
 def _send(child: Child, word: Mapping[str, object]) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gossipfl.config.toml import toml_document
+
 if TYPE_CHECKING:
     from tests.system.conftest import Running, Start, Until
 
@@ -157,6 +159,21 @@ def test_when_every_node_is_killed_the_run_is_lost(start: Start, until: Until) -
     assert "Traceback" not in ended.stderr
     assert running.summary()["nodes_finished"] == 0
     assert running.summary()["per_node"] == [None] * NODES
+    # and it is told how far they got
+    assert running.summary()["rounds"] == max(r["round"] for r in running.records("round")) >= 20
+    assert running.summary()["seconds"] > 0
+
+
+def test_who_is_killed_in_a_round_has_made_it(start: Start, tmp_path: Path) -> None:
+    faults = [{"kind": "kill", "node": i, "round": 5} for i in range(2)]
+    (tmp_path / "script.toml").write_text(toml_document({}, fault=faults))
+    settings = ("--set", "swarm.nodes=2", "--set", "algorithm.local_steps=10")
+
+    running = start("swarm", "--rounds", "3000", *settings, "--fault", "script.toml")
+
+    assert running.end().code == 3
+    assert {r["node"] for r in running.records("round") if r["round"] == 5} == {0, 1}
+    assert 5 <= running.summary()["rounds"] < 3000
 
 
 @pytest.mark.parametrize("moment", ["zygote", "nodes", "round 20"])

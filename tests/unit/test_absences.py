@@ -219,6 +219,13 @@ def test_a_swarm_of_which_nobody_comes_back_is_lost(tmp_path: Path) -> None:
     assert "every node was lost" in ended.stderr and "Traceback" not in ended.stderr
 
 
+def test_a_swarm_that_is_killed_is_lost_by_its_faults() -> None:
+    faults = [{"kind": "kill", "node": i, "round": 5} for i in range(3)]
+    with pytest.raises(PeerLost) as caught:
+        gossipfl.simulate({"swarm": {"nodes": 3, "rounds": 60}, "fault": faults}, engine="events")
+    assert str(caught.value) == "every node was lost: all were killed, and not started again (fault)"
+
+
 def test_sessions_too_short_to_meet_in_end_all_the_same() -> None:
     # given nodes that are away again before a connection is open
     config = keys(n=4, rounds=5, **{"network.latency": 1.0, "wire.heartbeat": 0.01})

@@ -12,7 +12,7 @@ import pytest
 from gossipfl.core.events import Note
 from gossipfl.drivers.connected import AT_ONCE, Connected
 from gossipfl.drivers.neighborhood import End
-from gossipfl.records import Form, Recorder, last_round, merge, number, read, read_run, tally
+from gossipfl.records import Form, Recorder, last_round, merge, newest, number, read, read_run, tally
 
 FULL = Path("/dev/full")  # every write to it fails with "no space left on device"
 
@@ -109,9 +109,11 @@ def test_the_newest_round_of_a_file_that_grows_is_that_of_its_last_whole_line(tm
     with Recorder(path, 0, "a") as recorder:
         for round in range(2000):
             recorder.write("round", round=round, time=0.0, loss=0.5, text="x" * 100)
+        recorder.write("reset", round=3000, time=1.0)
+    assert newest(path, "round")["round"] == 1999 and newest(path, "eval") == {}
     with path.open("a") as file:
         file.write('{"node":0,"round":20')
-    assert last_round(path) == 1999
+    assert last_round(path) == 3000
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
