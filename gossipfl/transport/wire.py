@@ -316,9 +316,9 @@ class Decoder:
             return None
         elements, dtype = self.layout.parts[0]
         raw, size = frames[1], elements * dtype.itemsize
-        if not 0 < size == len(raw) <= self.layout.chunk or fields[3:] != [0, 0]:
+        round, counted, part, offset = _integers(fields[1:], CARRIERS[DATA].fields)
+        if part or offset or not 0 < size == len(raw) <= self.layout.chunk:
             return None
-        round, counted = _integers(fields[1:3], ("round", "counted"))
         values = torch.frombuffer(raw, dtype=dtype)
         _finite(values, 0)
         return Data(round, counted, (values.clone() if size < COPY_BELOW else values,))
