@@ -86,7 +86,7 @@ class Disasters:
         world.tell(node, "fault", now, fault=act.kind, number=act.number, text=act.text)
         match act.kind:
             case "kill":
-                comes_back = over < math.inf or returns(self._script, node, self._done)
+                comes_back = over < math.inf or returns(self._script, node, self._done, self._waiting)
                 world.kill(node, comes_back, now)
                 if over < math.inf:
                     world.put(over, node, partial(world.restart, node))

@@ -115,7 +115,7 @@ class Faults:
 
     def _kill(self, act: Act, node: int) -> None:
         lasts = act.lasts if act.kind == "kill" or act.lasts else 0.0
-        if lasts < math.inf or returns(self._script, node, self._done):
+        if lasts < math.inf or returns(self._script, node, self._done, self._waiting):
             self._returning.add(node)
         if lasts > 0:
             self._hands.signal(node, signal.SIGKILL)

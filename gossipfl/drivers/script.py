@@ -105,9 +105,11 @@ def _text(fault: Fault, lasts: float) -> str:
     return " ".join(words)
 
 
-def returns(script: Sequence[Act], node: int, done: Collection[int]) -> bool:
-    """Is a node that is killed to be started again by a fault that is not `done`?"""
-    return any(act.kind == "restart" and node in act.nodes and act.number not in done for act in script)
+def returns(script: Sequence[Act], node: int, done: Collection[int], waiting: Collection[Act] = ()) -> bool:
+    """Is a node that is killed to be started again by a fault that is not `done`? One that still waits for a
+    round of that node does not come: it makes none any more."""
+    restarts = (act for act in script if act.kind == "restart" and node in act.nodes)
+    return any(act.number not in done and act not in waiting for act in restarts)
 
 
 def check_engine(config: Config, engine: str) -> None:

@@ -30,6 +30,7 @@ def test_whatever_happens_what_must_hold_holds(batch: int) -> None:
         pytest.param(200049, id="what is counted late is forgotten with the round in which it was"),
         pytest.param(200376, id="a directed ring without one of its nodes is a chain"),
         pytest.param(200451, id="relay-sum begins anew while a node is down"),
+        pytest.param(221402601632, id="who waits for a round to be started again in does not make it"),
         pytest.param(316417558845, id="a process that goes on at the end has nothing of its last round"),
         pytest.param(403045, id="a payload of the process before counts after the next one has begun"),
     ],

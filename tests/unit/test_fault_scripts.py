@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -142,6 +143,20 @@ def test_who_is_killed_returns_only_if_something_brings_it_back() -> None:
 
     assert script[0].lasts == math.inf
     assert returns(script, 2, {1}) and not returns(script, 2, {1, 2}) and not returns(script, 1, set())
+
+
+def test_who_is_dead_does_not_come_to_the_round_in_which_it_would_be_started_again() -> None:
+    # given a node that is killed before the round of its restart, in a graph which it holds together
+    faults = [{"kind": "restart", "round": 20, "node": 1}, {"kind": "kill", "round": 4, "node": 1}]
+    config = {"swarm.nodes": 3, "swarm.rounds": 40, "topology.graph": "path", "fault": faults}
+    keys = {"train.task": "consensus", "train.dtype": "float64", "algorithm.on_death": "rewire"}
+
+    result = gossipfl.simulate(config | keys, engine="events")
+
+    # then it is gone for good, and gone around
+    assert result.summary["lost"] == ["node-1"]
+    assert result.models is not None
+    assert np.abs(result.models[0] - result.models[2]).max() < 1e-9
 
 
 def test_the_vector_engine_says_why_it_takes_no_faults(tmp_path: Path) -> None:
