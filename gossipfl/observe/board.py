@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from statistics import median_high
 from typing import Final, Literal
 
 import numpy as np
@@ -87,6 +88,7 @@ class Board:
         self.evaluations: list[Evaluation] = []
         self._index = {name: i for i, name in enumerate(names)}
         self._gathering: dict[int, _Gathering] = {}
+        self._front = 0
 
     @property
     def higher_is_better(self) -> bool:
@@ -94,8 +96,13 @@ class Board:
 
     @property
     def round(self) -> int:
-        """Rounds that every node still in the run has finished."""
-        return min((r.round for r in self.rows if r.state != "lost"), default=0)
+        """Rounds that half of the nodes still in the run have finished: one that was lost for a while does
+        not take the others back when it returns. The last one is everyone's."""
+        living = [row for row in self.rows if row.state != "lost"]
+        if living:
+            self._front = max(self._front, median_high(row.round for row in living))
+        done = all(row.state == "done" for row in living)
+        return self._front if done else min(self._front, max(0, self.rounds - 1))
 
     def worst(self, count: int) -> list[Row]:
         """The rows people should look at: lost nodes, then those with the worst metric (or loss)."""

@@ -12,11 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from gossipfl.observe.board import Board, Evaluation, Row, State
 from gossipfl.observe.metrics import size, span, text
+from gossipfl.observe.suspended import drawn_anew
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
 MANY, WORST = 20, 10  # up to MANY nodes are all shown; of more, the WORST ten
 _AROUND = 9  # lines that are not rows of the table
-_WIDE = 76  # columns of a terminal that has room for the whole table
+_NAME = 24  # characters of a name, at most
+_GAP = 2  # between two columns
+_BAR = 32  # columns of the bar, where there is room
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STATES: Mapping[State, str] = {
     "starting": "dim",
@@ -90,6 +95,7 @@ class Live:
         self._quiet = quiet
         self._lock = threading.Lock()  # a thread of rich's draws while records come in
         self._live: RichLive | None = None
+        self._suspension = ExitStack()
         self._notes: deque[str] = deque(maxlen=3)
         self._began = time.monotonic()
         self._first: tuple[float, int] | None = (
@@ -104,6 +110,7 @@ class Live:
             from rich.live import Live as RichLive
 
             self._live = RichLive(_View(self), console=Console(file=self._stream), refresh_per_second=5)
+            self._suspension.enter_context(drawn_anew(self._live))
             self._live.start(refresh=True)
         return self
 
@@ -114,6 +121,7 @@ class Live:
             self._ended = time.monotonic()
             rest = self.board.rest()
         if self._live is not None:
+            self._suspension.close()
             try:
                 self._live.stop()
             finally:
@@ -172,20 +180,22 @@ class _View:
         from rich.text import Text
 
         board = self._of.board
-        parts: list[RenderableType] = [Text(self._of.title, style="bold", no_wrap=True), self._progress()]
+        width = console.size.width
+        title = Text(self._of.title, style="bold", no_wrap=True, overflow="ellipsis")
+        parts: list[RenderableType] = [title, self._progress(width)]
         if board.evaluations:
             parts.append(self._curve(board.evaluations[-1]))
         room = max(3, console.size.height - _AROUND - len(self._of._notes))
         shown = board.rows if len(board.rows) <= min(MANY, room) else board.worst(min(WORST, room))
         if len(shown) < len(board.rows):
             parts.append(Text(self._summary(len(shown)), style="dim", no_wrap=True))
-        parts.append(self._nodes(shown, console.size.width))
+        parts.append(self._nodes(shown, width))
         parts.extend(
             Text(f"! {note}", style="yellow", no_wrap=True, overflow="ellipsis") for note in self._of._notes
         )
         return parts
 
-    def _progress(self) -> Table:
+    def _progress(self, width: int) -> Table:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -194,11 +204,16 @@ class _View:
         if self._of._ended is None and self._of._first and board.round > self._of._first[1]:
             since, start = self._of._first
             words.append(f"{span((now - since) * (board.rounds - board.round) / (board.round - start))} left")
+        room = width - len(words[0]) - len(" · ".join(words[1:])) - 2
         bar = ProgressBar(
-            max(1, board.rounds), board.round, width=32, complete_style="cyan", finished_style="green"
+            max(1, board.rounds),
+            board.round,
+            width=max(1, min(_BAR, room)),
+            complete_style="cyan",
+            finished_style="green",
         )
         line = Table.grid(padding=(0, 1))
-        line.add_row(words[0], bar, " · ".join(words[1:]))
+        line.add_row(words[0], *([bar] if room > 0 else []), " · ".join(words[1:]))
         return line
 
     def _curve(self, last: Evaluation) -> RenderableType:
@@ -227,25 +242,71 @@ class _View:
         from rich.table import Table
         from rich.text import Text
 
-        columns: list[tuple[str, Callable[[Row], str]]] = [
-            ("round", lambda row: str(row.round)),
-            ("loss", lambda row: text(row.loss)),
-            (self._of.board.metric or "metric", lambda row: text(row.metric)),
-            ("neighbors", lambda row: str(row.neighbors)),
-            ("sent", lambda row: size(row.sent_bytes)),
-            ("waiting", lambda row: "–" if math.isnan(row.waiting_share) else f"{row.waiting_share:.0%}"),
-        ]
-        if width < _WIDE:
-            del columns[3:5]
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        table.add_column("node", no_wrap=True, max_width=24)
-        for head, _ in columns:
-            table.add_column(head, justify="right", no_wrap=True)
-        table.add_column("state", no_wrap=True)
+        columns = fitting(columns_of(self._of.board.metric), rows, width)
+        table = Table(
+            box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold"
+        )
+        for column in columns:
+            shrinks = column.head == "node"
+            table.add_column(
+                column.head,
+                justify="left" if column.words else "right",
+                no_wrap=True,
+                max_width=_NAME if shrinks else None,
+                min_width=None if shrinks else column.width(rows),
+            )
         for row in rows:
-            cells = (write(row) for _, write in columns)
-            table.add_row(Text(row.name), *cells, Text(_state(row), style=_STATES[row.state]))
+            *cells, state = (Text(column.write(row)) for column in columns)
+            state.stylize(_STATES[row.state])
+            table.add_row(*cells, state)
         return table
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of the table: `rank` 0 is always there, a higher one goes sooner where there is no room."""
+
+    head: str
+    rank: int
+    write: Callable[[Row], str]
+    words: bool = False
+
+    def width(self, rows: Sequence[Row]) -> int:
+        """Characters of its longest cell."""
+        return max(len(self.head), *(len(self.write(row)) for row in rows), 0)
+
+
+def columns_of(metric: str) -> list[Column]:
+    """In the order in which they stand."""
+    return [
+        Column("node", 0, lambda row: row.name[:_NAME], words=True),
+        Column("round", 0, lambda row: str(row.round)),
+        Column("loss", 2, lambda row: text(row.loss)),
+        Column(metric or "metric", 1, lambda row: text(row.metric)),
+        Column("neighbors", 5, lambda row: str(row.neighbors)),
+        Column("sent", 4, lambda row: size(row.sent_bytes)),
+        Column("waiting", 3, lambda row: _share(row.waiting_share)),
+        Column("state", 0, _state, words=True),
+    ]
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
+    """Those that there is room for, whole, in `width` characters. Where even the first ones do not fit, the
+    state goes without its time."""
+
+    def fit(some: Iterable[Column]) -> bool:
+        return sum(column.width(rows) + _GAP for column in some) - _GAP <= width
+
+    if not fit(column for column in columns if not column.rank):
+        columns = [*columns[:-1], replace(columns[-1], write=lambda row: row.state)]
+    last = 0
+    while any(c.rank > last for c in columns) and fit(c for c in columns if c.rank <= last + 1):
+        last += 1
+    return [column for column in columns if column.rank <= last]
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0%}"
 
 
 def _state(row: Row) -> str:

@@ -6,9 +6,13 @@ import io
 import os
 import pty
 import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,8 @@ import pytest
 
 from gossipfl.config import Config, load_config
 from gossipfl.core.sketch import encode, sketch
-from gossipfl.observe.board import Board
-from gossipfl.observe.console import Live, no_table, sparkline
+from gossipfl.observe.board import Board, Row
+from gossipfl.observe.console import Live, columns_of, fitting, no_table, sparkline
 from gossipfl.observe.follow import Follower
 from gossipfl.observe.metrics import higher_is_better, metrics_of, size, span, text
 from gossipfl.records import Recorder
@@ -69,6 +73,13 @@ class Terminal:
                 self.output += data
         except OSError:  # Linux says EIO when the other end is closed
             return
+
+    def wait_for(self, text: str, since: int = 0) -> bool:
+        """Has this been written, by now or within a minute?"""
+        end = time.monotonic() + 60
+        while text.encode() not in self.output[since:] and time.monotonic() < end:
+            time.sleep(0.005)
+        return text.encode() in self.output[since:]
 
     def text(self) -> str:
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.output.decode())
@@ -252,6 +263,66 @@ def test_the_table_fits_a_small_terminal(terminal: Terminal, monkeypatch: pytest
     assert "node-7" in screen
 
 
+@pytest.mark.parametrize(
+    ("columns", "heads"),
+    [
+        (36, "node round state"),
+        (42, "node round accuracy state"),
+        (60, "node round loss accuracy waiting state"),
+        (100, "node round loss accuracy neighbors sent waiting state"),
+    ],
+)
+def test_a_narrow_table_leaves_columns_out_and_keeps_the_others_whole(
+    columns: int, heads: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with terminal.open() as stream, Live(config(), stream=stream) as live:
+        for i in range(3):
+            live(round_record(i, 10))
+            live(eval_record(i, 10, 0.9))
+        live({"node": 0, "round": 10, "kind": "peer_down", "peer": 2, "time": 12.34})
+    rows = terminal.text().rsplit("demo · 3", 1)[1].splitlines()
+    assert heads.split() in [row.split() for row in rows]
+    assert any(re.match(r"node-2 +10 .*lost at 12.3 s *$", row) for row in rows)
+    assert not any("…" in row for row in rows if row.startswith(("node", "round")))
+
+
+def test_where_hardly_anything_fits_the_state_goes_without_its_time() -> None:
+    row = Row("a-name-of-some-length", round=1200, state="rejoined", since=12.3)
+    columns = fitting(columns_of("accuracy"), [row], 40)
+    assert [column.write(row) for column in columns] == ["a-name-of-some-length", "1200", "rejoined"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTSTP"), reason="nothing is stopped here")
+def test_after_ctrl_z_the_table_is_drawn_beneath_what_the_shell_wrote(terminal: Terminal) -> None:
+    program = """
+import sys
+from gossipfl.config import load_config
+from gossipfl.observe.console import Live
+with Live(load_config(None, {"swarm.nodes": 3})):
+    sys.stdin.read()
+"""
+    with terminal.open() as stream, ExitStack() as stack:
+        # given a table, of a process that a shell of this session could let go on
+        running = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=stream, process_group=0
+        )
+        stack.callback(running.kill)
+        assert terminal.wait_for("node-2") and running.stdin is not None
+        # when it is stopped, and goes on
+        running.send_signal(signal.SIGTSTP)
+        assert os.WIFSTOPPED(os.waitpid(running.pid, os.WUNTRACED)[1])
+        assert terminal.wait_for("\x1b[?25h"), "the shell has its cursor"
+        before = len(terminal.output)
+        running.send_signal(signal.SIGCONT)
+        assert terminal.wait_for("node-2", before)
+        running.stdin.close()
+        assert running.wait(60) == 0
+    # then no line goes up before the new table is there
+    anew = terminal.output[before:].decode()
+    assert "\x1b[1A" not in anew[: anew.index("node-0")]
+
+
 def test_the_cursor_is_back_after_an_interrupt(terminal: Terminal) -> None:
     with pytest.raises(KeyboardInterrupt), terminal.open() as stream, Live(config(), stream=stream) as live:
         live(round_record(0, 3))
@@ -288,6 +359,25 @@ def test_the_worst_are_the_lost_then_the_lowest_accuracy() -> None:
         board.take(eval_record(i, 10, accuracy))
     board.lost("d")
     assert [row.name for row in board.worst(3)] == ["d", "b", "c"]
+
+
+def test_the_round_of_a_swarm_is_not_that_of_one_who_comes_back_and_never_goes_down() -> None:
+    board = Board(["a", "b", "c"], 200)
+    for i, round in enumerate((160, 161, 68)):
+        board.take(round_record(i, round))
+    assert board.round == 160
+    board.lost(1)
+    board.take({"node": 0, "round": 160, "kind": "peer_up", "peer": 2, "time": 30.0})
+    assert board.round == 160
+
+
+def test_the_last_round_is_everyones() -> None:
+    board = Board(["a", "b", "c"], 20)
+    board.take(round_record(0, 20))
+    board.take(round_record(1, 20))
+    assert board.round == 19
+    board.take(round_record(2, 20))
+    assert board.round == 20
 
 
 def test_for_an_error_the_worst_is_the_highest() -> None:
