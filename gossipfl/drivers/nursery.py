@@ -275,7 +275,7 @@ class Nursery:
             if self._faults is not None:
                 self._faults.made(child.node, word["made"])
         elif "note" in word:
-            self._tell(word)
+            self._tell({"note": f"{self._plan.config.names[child.node]}: {word['note']}"})
         elif "checkpoints" in word:
             self._send_all(self._common.has(child.node, word["checkpoints"], word["pin"]))
         else:

@@ -159,6 +159,9 @@ def test_a_killed_node_that_is_started_again_is_met_again_soon(
     until(lambda: (counts(0) and counts(2)) or running.over(), "they count it")
     assert not running.over(), running.text()
     assert max(met(0), met(2)) < HEALED
+    # and the one line that is told says of whom it is
+    (told,) = running.text()[1].splitlines()
+    assert told.startswith("node-1: takes the model that node-")
     running.signal(signal.SIGINT)
     assert running.end().code == 130
 
