@@ -55,7 +55,8 @@ def load_config(
         else:
             _put(data, key, value, problems)
     config, found = _validate(data, combinations=readable)
-    problems += found
+    told = {problem.key for problem in problems}  # what is no value is left out, and not missing
+    problems += [problem for problem in found if problem.key not in told]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return config

@@ -90,7 +90,8 @@ def test_numbers_that_are_none_are_told_under_their_table(tmp_path: Path) -> Non
         ("fault.2.share", "cannot be nan"),
         ("fault.2.at", "cannot be inf"),
     }
-    assert wrong({"kind": "drop", "at": math.nan, "edge": [0, 1]})[0].startswith("fault.1.at: cannot be nan")
+    (told,) = wrong({"kind": "drop", "at": math.nan, "edge": [0, 1]})
+    assert told.startswith("fault.1.at: cannot be nan")
 
 
 @pytest.mark.parametrize(
