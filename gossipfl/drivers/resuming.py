@@ -183,6 +183,8 @@ def require_same(
     # A key that did not exist then was as it is by default.
     then = {**checkpoint.essentials(Config()), **found.get("essentials", {})}
     now = checkpoint.essentials(config)
+    if then.get("swarm.nodes") != now.get("swarm.nodes"):
+        free |= {"names"}  # which follow from it, and which nobody has set
     problems = [
         Problem(key, f"is {_shown(now.get(key))}, and was {_shown(then.get(key))} in {folder}", "as it was")
         for key in sorted({*found.get("essentials", {}), *now})

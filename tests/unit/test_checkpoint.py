@@ -144,9 +144,9 @@ def test_what_matters_must_be_as_it_was_and_the_rest_may_change(tmp_path: Path) 
         f"algorithm.rule: is qg, and was dpsgd in {tmp_path}; as it was",
         f"train.lr: is 0.2, and was 0.1 in {tmp_path}; as it was",
     ]
-    assert (
-        refused(tmp_path, **{"swarm.nodes": 4})[1] == f"swarm.nodes: is 4, and was 3 in {tmp_path}; as it was"
-    )
+    assert refused(tmp_path, **{"swarm.nodes": 4}) == [
+        f"swarm.nodes: is 4, and was 3 in {tmp_path}; as it was"
+    ]
     older = checkpoint.essentials(CONFIG)  # as written before some key existed
     assert older.pop("train.clip") == 0.0
     written(tmp_path, {name: [12] for name in NAMES}, essentials=older)
