@@ -178,7 +178,7 @@ def test_a_swarm_that_goes_on_does_not_repeat_its_disasters(tmp_path: Path) -> N
 
 
 def test_nodes_across_machines_take_no_script() -> None:
-    from gossipfl.drivers.lan import prepare
+    from gossipfl.drivers.whereabouts import prepare
 
     nodes = {f"n{i}": {"address": f"127.0.0.1:{7700 + i}"} for i in range(3)}
     config = load_config({"node": nodes, "fault": [{"kind": "kill", "at": 1, "node": 1}]})
