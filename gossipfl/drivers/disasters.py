@@ -18,7 +18,7 @@ from gossipfl.core.messages import Hello
 from gossipfl.core.quarantine import Quarantine
 from gossipfl.draw import Purpose
 from gossipfl.drivers.plan import Plan
-from gossipfl.drivers.script import Act, returns
+from gossipfl.drivers.script import Act, Downs, returns
 
 if TYPE_CHECKING:
     from gossipfl.drivers.travels import Travels
@@ -42,6 +42,7 @@ class Disasters:
         self._done: set[int] = set()  # numbers of what has happened
         self._waiting = [act for act in script if act.at is None]  # for somebody's round
         self._slow: list[Act] = []
+        self._downs = Downs()
         self._messages: dict[int, Act] = {}  # of the faults of messages that last, by number
         self._again, self._count = draw.prefix(self._seed, Purpose.NETWORK, _AGAIN), itertools.count()
         self._drawn: dict[tuple[int, int, int], int] = {}  # messages of a fault's line and direction
@@ -87,13 +88,16 @@ class Disasters:
         match act.kind:
             case "kill":
                 comes_back = over < math.inf or returns(self._script, node, self._done, self._waiting)
+                self._downs.down(act)
                 world.kill(node, comes_back, now)
                 if over < math.inf:
-                    world.put(over, node, partial(world.restart, node))
+                    world.put(over, node, partial(self._up, act))
             case "restart" if act.lasts:
+                self._downs.down(act)
                 world.kill(node, True, now)
-                world.put(over, node, partial(world.restart, node))
+                world.put(over, node, partial(self._up, act))
             case "restart":
+                self._downs.up(node)
                 world.restart(node, now)
             case "hang":
                 if not world.travellers[node].dead:
@@ -108,6 +112,10 @@ class Disasters:
                 self._messages[act.number] = act
         if act.kind not in ("kill", "restart", "hang") and 0 < act.lasts < math.inf:
             world.put(over, node, partial(self._over, act))
+
+    def _up(self, act: Act, now: float) -> None:
+        if self._downs.over(act):
+            self._world.restart(act.nodes[0], now)
 
     def _over(self, act: Act, now: float) -> None:
         if act.kind == "slow":

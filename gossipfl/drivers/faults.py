@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from gossipfl.config.fault import OF_MESSAGES
-from gossipfl.drivers.script import Act, returns
+from gossipfl.drivers.script import Act, Downs, returns
 from gossipfl.records import Recorder, last_round
 
 #: The records of what was done; beside those of the nodes.
@@ -56,6 +56,7 @@ class Faults:
         self._waiting = [act for act in script if act.at is None]
         self._done: set[int] = set()
         self._returning: set[int] = set()  # nodes that are to be started again
+        self._downs = Downs()
 
     def begin(self) -> None:
         """Training begins."""
@@ -118,11 +119,15 @@ class Faults:
         if lasts < math.inf or returns(self._script, node, self._done, self._waiting):
             self._returning.add(node)
         if lasts > 0:
+            self._downs.down(act)
             self._hands.signal(node, signal.SIGKILL)
-        if lasts < math.inf:
+        if lasts == 0:
             self._put(lasts, lambda: self._restart(node))
+        elif lasts < math.inf:
+            self._put(lasts, lambda: self._restart(node) if self._downs.over(act) else None)
 
     def _restart(self, node: int) -> None:
+        self._downs.up(node)
         self._returning.add(node)
         self._hands.restart(node)
         self._returning.discard(node)

@@ -112,6 +112,32 @@ def returns(script: Sequence[Act], node: int, done: Collection[int], waiting: Co
     return any(act.number not in done and act not in waiting for act in restarts)
 
 
+class Downs:
+    """Which faults keep which nodes down: a node begins again when the last of its kills is over, or when a
+    restart says so, whatever killed it before."""
+
+    def __init__(self) -> None:
+        self._by: dict[int, set[int]] = {}  # numbers of faults, by node
+
+    def down(self, act: Act) -> None:
+        """A kill, or a restart of which it is down first, has happened."""
+        if act.kind == "restart":
+            self.up(act.nodes[0])
+        self._by.setdefault(act.nodes[0], set()).add(act.number)
+
+    def up(self, node: int) -> None:
+        """It begins again, or is gone for good: nothing that has happened so far keeps it down."""
+        self._by.pop(node, None)
+
+    def over(self, act: Act) -> bool:
+        """The time of a fault is over: does its node begin again?"""
+        by = self._by.get(act.nodes[0], set())
+        if act.number not in by:
+            return False
+        by.discard(act.number)
+        return not by
+
+
 def check_engine(config: Config, engine: str) -> None:
     """Can `engine` ("swarm", "events", "vector") let the config's faults happen? Raises ConfigError."""
     if not config.fault:

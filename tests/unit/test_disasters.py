@@ -189,6 +189,18 @@ def test_who_is_killed_for_good_is_lost_and_the_others_finish(exchange: str) -> 
     assert result.summary["nodes_finished"] == N - 1
 
 
+@pytest.mark.parametrize("exchange", list(EXCHANGES))
+def test_who_is_killed_twice_at_a_time_begins_again_when_both_kills_are_over(exchange: str) -> None:
+    kills = ({"kind": "kill", "at": at, "node": 1, "for": 0.1} for at in (0.1, 0.15))
+
+    result = run(keys(*kills, **EXCHANGES[exchange]))
+
+    told = [r for r in result.records if "begins anew" in str(r.get("text"))]
+    struck = [float(str(r["time"])) for r in result.records if r["kind"] == "fault"]
+    assert [float(str(r["time"])) for r in told] == [pytest.approx(struck[1] + 0.1)]
+    assert result.summary["finished"]
+
+
 @pytest.mark.parametrize("exchange", ["rounds", "pairwise"])
 def test_an_exact_state_that_comes_back_at_once_keeps_the_mean(exchange: str) -> None:
     config = keys({"kind": "restart", "at": 0.1, "node": 1}, **EXCHANGES[exchange])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from click.testing import CliRunner
 import gossipfl
 from gossipfl.cli import main
 from gossipfl.config import load_config
+from gossipfl.drivers import faults
+from gossipfl.drivers.faults import Faults
 from gossipfl.drivers.script import acts, returns
 from gossipfl.errors import ConfigError
 
@@ -138,9 +142,9 @@ def test_groups_are_told_apart_by_the_lines_between_them() -> None:
 
 
 def test_who_is_killed_returns_only_if_something_brings_it_back() -> None:
-    faults = [{"kind": "kill", "at": 1, "node": 2}, {"kind": "restart", "at": 2, "node": 2}]
+    tables = [{"kind": "kill", "at": 1, "node": 2}, {"kind": "restart", "at": 2, "node": 2}]
 
-    script = acts(load_config({"swarm.nodes": 4, "fault": faults}), RING)
+    script = acts(load_config({"swarm.nodes": 4, "fault": tables}), RING)
 
     assert script[0].lasts == math.inf
     assert returns(script, 2, {1}) and not returns(script, 2, {1, 2}) and not returns(script, 1, set())
@@ -148,8 +152,8 @@ def test_who_is_killed_returns_only_if_something_brings_it_back() -> None:
 
 def test_who_is_dead_does_not_come_to_the_round_in_which_it_would_be_started_again() -> None:
     # given a node that is killed before the round of its restart, in a graph which it holds together
-    faults = [{"kind": "restart", "round": 20, "node": 1}, {"kind": "kill", "round": 4, "node": 1}]
-    config = {"swarm.nodes": 3, "swarm.rounds": 40, "topology.graph": "path", "fault": faults}
+    script = [{"kind": "restart", "round": 20, "node": 1}, {"kind": "kill", "round": 4, "node": 1}]
+    config = {"swarm.nodes": 3, "swarm.rounds": 40, "topology.graph": "path", "fault": script}
     keys = {"train.task": "consensus", "train.dtype": "float64", "algorithm.on_death": "rewire"}
 
     result = gossipfl.simulate(config | keys, engine="events")
@@ -158,6 +162,46 @@ def test_who_is_dead_does_not_come_to_the_round_in_which_it_would_be_started_aga
     assert result.summary["lost"] == ["node-1"]
     assert result.models is not None
     assert np.abs(result.models[0] - result.models[2]).max() < 1e-9
+
+
+class Hands:
+    """What is done to processes, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.done = 0.0, list[tuple[float, str]]()
+        monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def signal(self, node: int, number: int) -> None:
+        self.done.append((round(self.now, 3), signal.Signals(number).name))
+
+    def send(self, node: int, word: dict[str, object]) -> None: ...
+
+    def restart(self, node: int) -> None:
+        self.done.append((round(self.now, 3), "start"))
+
+
+@pytest.mark.parametrize(
+    ("script", "starts"),
+    [
+        ([{"kind": "kill", "at": 0.1, "for": 2}, {"kind": "kill", "at": 0.5, "for": 2}], [2.5]),
+        ([{"kind": "kill", "at": 0.1, "for": 2}, {"kind": "kill", "at": 0.5, "for": 1}], [2.1]),
+        ([{"kind": "kill", "at": 0.1, "for": 1}, {"kind": "kill", "at": 2, "for": 1}], [1.1, 3.0]),
+        ([{"kind": "kill", "at": 0.1}, {"kind": "kill", "at": 0.5, "for": 2}], []),
+        ([{"kind": "kill", "at": 0.1, "for": 2}, {"kind": "restart", "at": 0.5}], [0.5]),
+        ([{"kind": "kill", "at": 0.1}, {"kind": "restart", "at": 0.5, "for": 1}], [1.5]),
+    ],
+)
+def test_a_node_begins_again_when_the_last_of_its_kills_is_over_or_a_restart_says_so(
+    script: list[dict[str, object]], starts: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = load_config({"swarm.nodes": 4, "fault": [{**fault, "node": 2} for fault in script]})
+    hands = Hands(monkeypatch)
+    made = Faults(acts(config, RING), config.names, tmp_path, 0.0, hands)
+    made.begin()
+    while (due := made.due()) is not None:
+        hands.now += due
+        made.act()
+    assert [at for at, what in hands.done if what == "start"] == starts
 
 
 def test_the_vector_engine_says_why_it_takes_no_faults(tmp_path: Path) -> None:
