@@ -83,7 +83,7 @@ def _read(source: Source, problems: list[Problem]) -> dict[str, object] | None:
         return data
     path = os.fspath(source)
     try:
-        text = Path(path).read_bytes().decode()
+        text = Path(path).read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
         found = tomllib.loads(text)
     except FileNotFoundError:
         problems.append(
@@ -98,6 +98,9 @@ def _read(source: Source, problems: list[Problem]) -> dict[str, object] | None:
         problems.append(Problem(f"{path}:{line}", "is not UTF-8 text", "save the file as UTF-8"))
     except tomllib.TOMLDecodeError as error:
         problems.append(_syntax(path, text, str(error)))
+    except (RecursionError, ValueError):  # Python's own limits
+        wrong = "holds lists within lists without end, or a number of thousands of digits"
+        problems.append(Problem(path, wrong, "values such as those of gossipfl check"))
     else:
         return {key: plain for key, v in found.items() if (plain := _plain(v, key, problems)) is not _BAD}
     return None
@@ -151,7 +154,7 @@ def _parse(key: str, text: str, problems: list[Problem]) -> object:
     """The text as a TOML value, else as itself; for a key that holds a text, `42` is a text too."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (RecursionError, ValueError):  # it is no TOML, or beyond Python's own limits
         if text[:1] in ("[", "{", '"', "'"):
             right = 'quote texts and close what is opened, such as ["a", "b"]'
             problems.append(Problem(key, f"{redacted(text)} is not a TOML value", right))

@@ -360,6 +360,27 @@ def test_a_setting_inside_a_value_is_refused() -> None:
     assert list(mistakes(None, ["task.a=1", "task.a.b=2"])) == ["task.a.b"]
 
 
+@pytest.mark.parametrize("content", ["[task]\nx=" + "[" * 3000 + "]" * 3000, "[task]\nx=" + "1" * 6000])
+def test_a_file_beyond_the_limits_of_python_is_refused_in_a_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "swarm.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"lists within lists") as caught:
+        load_config(file)
+    assert [problem.key for problem in caught.value.problems] == [str(file)]
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "[" + "1" * 6000 + "]"])
+def test_so_is_such_a_setting(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a TOML value"):
+        load_config(None, [f"task.x={value}"])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "swarm.toml"
+    file.write_bytes("\ufeff[swarm]\nnodes = 5\n".encode())
+    assert load_config(file).swarm.nodes == 5
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
